@@ -1,0 +1,1 @@
+"""StagedKD: staged knowledge distillation of video classifiers on a Ray cluster."""
