@@ -1,0 +1,23 @@
+"""`stagedkd precompute`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.common import DryRun, PrintConfig, RecipePath, Sets, start
+
+if TYPE_CHECKING:
+    from pipeline.config.recipe import Recipe
+
+
+def main(
+    recipe: RecipePath, /, *, sets: Sets = None, dry_run: DryRun = False, print_config: PrintConfig = False
+) -> None:
+    """Decode the views and store the teacher's targets. Prints the folder of the training targets."""
+    start(recipe, sets, dry_run, print_config, _work)
+
+
+def _work(recipe: "Recipe", name: str) -> Path:
+    from jobs.commands import walk
+    from pipeline.flow.run import to_targets
+
+    return walk(recipe, name, lambda way: to_targets(way).cascade.networks[0].targets.folders["train"])

@@ -1,0 +1,23 @@
+"""`stagedkd refine-labels`"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.common import DryRun, PrintConfig, RecipePath, Sets, start
+
+if TYPE_CHECKING:
+    from pipeline.config.recipe import Recipe
+
+
+def main(
+    recipe: RecipePath, /, *, sets: Sets = None, dry_run: DryRun = False, print_config: PrintConfig = False
+) -> None:
+    """Fit fold models and refine the labels of the training videos. Prints the folder of the labels."""
+    start(recipe, sets, dry_run, print_config, _work)
+
+
+def _work(recipe: "Recipe", name: str) -> Path:
+    from jobs.commands import walk
+    from pipeline.flow.run import labels_step
+
+    return walk(recipe, name, labels_step)

@@ -1,0 +1,111 @@
+"""Sections that say which videos there are and how they are looked at: simulate, manifest, classes, plan, views."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config.base import Section, runtime
+
+Split = Literal["train", "val", "test"]
+
+
+class Simulate(Section):
+    """The generator of H.264 videos whose class is shape × motion; written into `manifest.root`."""
+
+    train: int = Field(1800, ge=0)
+    val: int = Field(400, ge=0)
+    test: int = Field(800, ge=0)
+    shapes: int = Field(4, ge=2, le=4)
+    directions: int = Field(5, ge=2, le=8)
+    difficulty: float = Field(1.0, ge=0, le=3)
+    seed: int = 0
+    workers: int = runtime(2, ge=1)
+
+
+class SplitShares(Section):
+    """Shares of groups per split where the data set gives none; the split of a group is a draw from (seed, group)."""
+
+    seed: int = 0
+    train: float = Field(0.7, ge=0, le=1)
+    val: float = Field(0.15, ge=0, le=1)
+    test: float = Field(0.15, ge=0, le=1)
+    val_from_train: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitShares":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, got {total:g}")
+        return self
+
+
+class Noise(Section):
+    """Label noise injected on purpose, to measure what refinement does; the clean labels are kept aside."""
+
+    kind: Literal["none", "symmetric", "asymmetric"] = "none"
+    rate: float = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+    splits: tuple[Split, ...] = ("train",)
+
+
+class Manifest(Section):
+    """The folder of videos. `name` keys the artefact; another root under the same name is refused."""
+
+    root: str = runtime("")
+    name: str | None = None
+    layout: Literal["auto", "folders", "csv", "ucf101", "hmdb51", "kinetics"] = "auto"
+    official_split: int = Field(1, ge=1, le=3)
+    split: SplitShares = SplitShares()
+    noise: Noise = Noise()
+    label_fraction: float = Field(1.0, gt=0, le=1)
+
+
+class Classes(Section):
+    """How a teacher's class names are matched to the manifest's."""
+
+    map: dict[str, str] = {}
+    trust_order: bool = False
+
+
+class Plan(Section):
+    """Sizes of shards and micro-batches, in view slots. Both enter the plan's key."""
+
+    shard_views: int = Field(2048, ge=1)
+    micro_batch: int = Field(16, ge=1)
+
+
+class TrainViews(Section):
+    """Random windows and crops for training videos."""
+
+    views_per_clip: int = Field(4, ge=1)
+    scale: tuple[float, float] = (0.6, 1.0)
+    ratio: tuple[float, float] = (0.8, 1.25)
+
+
+class EvalViews(Section):
+    """Uniform windows with a centre crop. `splits` may leave out what is never evaluated."""
+
+    clips_per_video: int = Field(3, ge=1)
+    splits: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Views(Section):
+    """The canonical raster: `num_frames` frames, `frame_stride` frame times apart, resized once to `size` (H, W)."""
+
+    size: tuple[int, int] = (112, 112)
+    num_frames: int = Field(16, ge=1)
+    frame_stride: int = Field(2, ge=1)
+    overflow: Literal["repeat_last", "wrap", "error"] = "repeat_last"
+    flip: bool = False
+    flip_label_map: dict[str, str] = {}
+    allow_upscale: bool = False
+    seed: int = 0
+    train: TrainViews = TrainViews()
+    eval: EvalViews = EvalViews()
+
+    @field_validator("size")
+    @classmethod
+    def _positive(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if min(size) < 8:
+            raise ValueError(f"a raster needs at least 8×8 pixels, got {size[0]}×{size[1]}")
+        return size

@@ -1,0 +1,88 @@
+"""Sections for the method: labels, cascade, distill, sweep. The equations stand in `pipeline.losses` and `labels`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.config.base import Section, runtime
+from pipeline.config.networks import Network
+
+
+class Labels(Section):
+    """Pseudo-label optimisation. `channel: none` keeps the given labels exactly.
+
+    `cross_fit: false` lets a given teacher that never saw the labels (`teacher.saw_labels: false`) judge them directly.
+    """
+
+    channel: Literal["auto", "scalar", "full", "mix", "none"] = "auto"
+    mix: float = Field(0.5, ge=0, le=1)
+    labeller: Network | None = None
+    cross_fit: bool = True
+    folds: int = Field(3, ge=2, le=10)
+    steps: int | None = Field(None, ge=1)
+    draws: int = Field(4, ge=4)
+    seed: int = 0
+
+
+class Cascade(Section):
+    """Progressive cascade: K assistants between teacher and student; `sizes` are wanted parameter counts."""
+
+    K: int = Field(0, ge=0, le=3)
+    wiring: Literal["chain", "dense"] = "chain"
+    sizes: tuple[int, ...] | None = None
+    source_dropout: float = Field(0.25, ge=0, lt=1)
+
+
+class Distill(Section):
+    """Objective and phases of staged distillation (method: reconstructed from the abstract of arXiv 2307.05201)."""
+
+    method: Literal["staged", "kd"] = "staged"
+    schedule: Literal["progressive", "frozen", "deep_first", "joint"] = "progressive"
+    share: float = Field(0.05, gt=0, lt=1)
+    temperature: float = Field(2.0, gt=0)
+    standardize: bool = True
+    lambda_kd: float = Field(1.0, ge=0)
+    lambda_corr: float = Field(1.0, ge=0)
+    lambda_comb: float = Field(0.5, ge=0)
+    lambda_dist: float = Field(0.03, ge=0)
+    combinations: Literal["none", "cumulative", "pairs", "all"] | tuple[tuple[int, ...], ...] = "cumulative"
+    weighting: Literal["ema", "uncertainty", "fixed", "lagging", "dwa"] = "ema"
+    distribution: Literal["gaussian", "moments", "mmd", "pkt", "none"] = "gaussian"
+    control_lambda_kd: float = Field(9.0, ge=0)
+
+
+class Axis(Section):
+    """One axis of a search space: exactly one of a list, or a range."""
+
+    choice: tuple[Any, ...] | None = None
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+
+    @field_validator("loguniform")
+    @classmethod
+    def _positive(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and bounds[0] <= 0:
+            raise ValueError("a loguniform range starts above 0")
+        return bounds
+
+    def model_post_init(self, context: Any) -> None:
+        given = [name for name in ("choice", "uniform", "loguniform") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"an axis has exactly one of choice, uniform, loguniform; got {given or 'none'}")
+
+
+class Sweep(Section):
+    """A search over dotted recipe paths, scored on the validation split only. The test split is never read."""
+
+    trials: int = Field(4, ge=1)
+    nested_trials: int = Field(1, ge=0)
+    steps: int | None = Field(None, ge=1)
+    searcher: Literal["optuna", "random"] = "optuna"
+    scheduler: Literal["asha", "none"] = "none"
+    seed: int = 0
+    max_concurrent: int = runtime(2, ge=1)
+    space: dict[str, Axis] = {
+        "distill.lambda_corr": Axis(loguniform=(0.1, 10.0)),
+        "distill.lambda_comb": Axis(loguniform=(0.05, 5.0)),
+        "cascade.K": Axis(choice=(0, 1)),
+    }

@@ -1,0 +1,81 @@
+"""Sections for the networks: teacher, assistants, student."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.config.base import Section, runtime
+
+
+class Transform(Section):
+    """How a network derives its input from the raster: resize, grey, mean and standard deviation (of 0..1 values).
+
+    What is left out takes the model's own default.
+    """
+
+    size: tuple[int, int] | None = None
+    grey: bool | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class Optimiser(Section):
+    """AdamW with a linear warm-up (share of the steps) and a cosine to zero."""
+
+    lr: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+
+
+class Network(Section):
+    """A network by name (see `pipeline.models.registry`), or `module:factory`."""
+
+    model: str
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    transform: Transform = Transform()
+
+
+class Student(Network):
+    """The network that is wanted in the end."""
+
+    model: str = "compact"
+
+
+class Teacher(Network):
+    """The large network. `fit: false` takes `weights` as they are.
+
+    `classes` names the file with its class names, one a line; without it the manifest's are meant.
+    `saw_labels` declares whether those weights were ever fitted on this manifest's labels: where they were, their own
+    predictions cannot refine those labels.
+    """
+
+    model: str = "compact"
+    fit: bool = True
+    classes: str | None = None
+    saw_labels: bool = True
+    steps: int = Field(500, ge=1)
+    batch_size: int = Field(32, ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    optimiser: Optimiser = Optimiser()
+    seed: int = 0
+
+
+class Train(Section):
+    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers."""
+
+    steps: int = Field(700, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimiser: Optimiser = Optimiser(lr=4e-2)
+    seed: int = 0
+    threads: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    data: Literal["memory"] = runtime("memory")
+    memory_limit: int = runtime(2 * 1024**3, ge=1)
+    num_workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0, gt=0)
+    checkpoint_every: int = runtime(200, ge=1)
+    log_every: int = runtime(20, ge=1)
+    max_failures: int = runtime(2, ge=0)

@@ -1,0 +1,34 @@
+"""The whole recipe."""
+
+from pipeline.config.base import Section, runtime
+from pipeline.config.data import Classes, Manifest, Plan, Simulate, Views
+from pipeline.config.method import Cascade, Distill, Labels, Sweep
+from pipeline.config.networks import Network, Student, Teacher, Train
+from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Storage, Tracking
+
+
+class Recipe(Section):
+    """Everything that one run needs. Sections without an entry in the YAML file take their defaults."""
+
+    workspace: str = runtime("workspace")
+    run: Run = Run()
+    simulate: Simulate | None = None
+    manifest: Manifest = Manifest()
+    classes: Classes = Classes()
+    plan: Plan = Plan()
+    views: Views = Views()
+    teacher: Teacher = Teacher()
+    assistants: Network | None = None
+    student: Student = Student()
+    precompute: Precompute = Precompute()
+    labels: Labels = Labels()
+    cascade: Cascade = Cascade()
+    distill: Distill = Distill()
+    train: Train = Train()
+    sweep: Sweep | None = None
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    report: Report = Report()
+    cluster: Cluster = Cluster()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()

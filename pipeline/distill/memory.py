@@ -1,0 +1,144 @@
+"""Training data in memory: all views as one uint8 array, batches gathered by row, the order from `artifacts.order`.
+
+Legend: N clips, V views of each, R rows (views of all clips), B global batch, b = B / world, C classes, C_l channels of
+a teacher's substage l.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+from pipeline.artifacts.order import Keys, clip_index, training_order
+from pipeline.errors import InputError
+
+Statistics = list[tuple[np.ndarray, np.ndarray]]
+Source = tuple[np.ndarray, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a mini-batch: frames uint8 (b,T,H,W,3), q (b,C), weight (b,), per source (logits (b,C),
+    [features (b,C_l)]) in float32, the newest source last."""
+
+    frames: np.ndarray
+    q: np.ndarray
+    weight: np.ndarray
+    sources: list[Source]
+
+
+class TrainingData(Protocol):
+    """What the loop reads. Sources are ordered: the newest one is last.
+
+    `clips`: how many are read per epoch. `mean_weight`: w̄ over them. `source_dims`: (C_1..C_L) per source.
+    `statistics`: per source a list of (mean (C_l,), s.d. (C_l,)), or None where none were given.
+    """
+
+    @property
+    def clips(self) -> int: ...
+    @property
+    def mean_weight(self) -> float: ...
+    @property
+    def source_dims(self) -> list[tuple[int, ...]]: ...
+    @property
+    def statistics(self) -> list[Statistics | None]: ...
+
+    def batches(self, start: int, stop: int, *, batch_size: int, rank: int, world: int, seed: int) -> Iterator[Batch]:
+        """This rank's part of the global batches of the steps start .. stop - 1."""
+
+
+@dataclass(frozen=True)
+class SourceArrays:
+    """One teacher's targets: logits (R,C) in the manifest's class order, features per substage (R,C_l), and their mean
+    and s.d. over all training views (needed for λ_dist)."""
+
+    logits: np.ndarray
+    features: list[np.ndarray]
+    statistics: Statistics | None = None
+
+
+class MemoryData:
+    """Views of N clips; an epoch reads each clip once, in view (epoch + int(sha256(clip_id))) mod V."""
+
+    def __init__(
+        self,
+        shards: Sequence[Keys],
+        frames: np.ndarray,
+        q: np.ndarray,
+        weight: np.ndarray,
+        sources: Sequence[SourceArrays] = (),
+        *,
+        window: int = 4,
+    ) -> None:
+        """`shards`: clip_id and view_id of the rows of each shard, R in all, the views of a clip next to each other;
+        frames uint8 (R,T,H,W,3); q (N,C) and weight (N,) per clip, in the order of their rows. InputError where the
+        numbers do not fit."""
+        self._index = clip_index(shards)
+        rows = int(self._index.shard_rows.sum())
+        lengths = {"frames": (len(frames), rows), "q": (len(q), self.clips), "weight": (len(weight), self.clips)}
+        lengths |= {f"logits of source {n}": (len(source.logits), rows) for n, source in enumerate(sources)}
+        for name, (given, wanted) in lengths.items():
+            if given != wanted:
+                raise InputError(f"{name}: {given} rows were given for {wanted} ({self.clips} clips, {rows} views)")
+        self._frames, self._q, self._weight = frames, _float(q), _float(weight)
+        self._clip = np.repeat(np.arange(self.clips), self._index.views)
+        self._sources, self._window = list(sources), window
+
+    @classmethod
+    def from_arrays(
+        cls, frames: np.ndarray, q: np.ndarray, weight: np.ndarray, sources: Sequence[SourceArrays] = ()
+    ) -> Self:
+        """From frames (N,V,T,H,W,3), q (N,C), weight (N,); sources with rows (N·V, …), a clip's views together. Clips
+        are named by their position."""
+        clips, views = frames.shape[:2]
+        names = np.repeat(np.array([f"clip{n}" for n in range(clips)], object), views)
+        keys = (names, np.tile(np.arange(views), clips))
+        return cls([keys], frames.reshape(-1, *frames.shape[2:]), q, weight, sources)
+
+    @property
+    def clips(self) -> int:
+        return self._index.clips
+
+    @property
+    def mean_weight(self) -> float:
+        return float(self._weight.mean(dtype=np.float64))
+
+    @property
+    def source_dims(self) -> list[tuple[int, ...]]:
+        return [tuple(features.shape[1] for features in source.features) for source in self._sources]
+
+    @property
+    def statistics(self) -> list[Statistics | None]:
+        return [source.statistics for source in self._sources]
+
+    def batches(
+        self, start: int, stop: int, *, batch_size: int, rank: int = 0, world: int = 1, seed: int
+    ) -> Iterator[Batch]:
+        """This rank's part of the global batches of the steps start .. stop - 1, in `artifacts.order.training_order`.
+
+        ConfigError where there are fewer clips than one batch needs, or the ranks cannot have equal parts.
+        """
+        part = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed, "window": self._window}
+        for rows in training_order(self._index, start, stop, **part):
+            yield self._gather(rows)
+
+    def _gather(self, rows: np.ndarray) -> Batch:
+        sources = [
+            (_float(source.logits[rows]), [_float(features[rows]) for features in source.features])
+            for source in self._sources
+        ]
+        clips = self._clip[rows]
+        return Batch(self._frames[rows], self._q[clips], self._weight[clips], sources)
+
+
+def one_hot(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Given labels (N,), -1 where there is none, as q (N,C) and weight (N,): one-hot with weight 1, or zeros."""
+    labelled = labels >= 0
+    q = np.zeros((len(labels), classes), np.float32)
+    q[labelled, labels[labelled]] = 1
+    return q, labelled.astype(np.float32)
+
+
+def _float(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32, copy=False)

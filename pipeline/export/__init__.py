@@ -1,0 +1,1 @@
+"""A student for users: safetensors and model.json, an exported program, ONNX, a model card."""

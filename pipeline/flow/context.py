@@ -1,0 +1,76 @@
+"""What all steps of one driver share: the recipe, the workspace, one Ray session, MLflow, timings."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts.layout import Workspace
+from pipeline.config.recipe import Recipe
+from pipeline.flow.step import Timing
+from pipeline.tracking import Tracker, resolve_uri
+
+if TYPE_CHECKING:
+    from pipeline.on_ray.session import Session
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Context:
+    """`local`: fit-teacher and distill run in this process, without Ray."""
+
+    recipe: Recipe
+    workspace: Workspace
+    name: str
+    local: bool = False
+    tracker: Tracker = field(default_factory=lambda: Tracker(None))
+    parent_run: str = ""
+    timings: list[Timing] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    _session: "Session | None" = None
+
+    @classmethod
+    def open(cls, recipe: Recipe, name: str, *, local: bool = False) -> "Context":
+        """Open (create) the workspace; nothing of Ray or MLflow starts yet."""
+        return cls(recipe, Workspace.open(Path(recipe.workspace)), recipe.run.name or name, local=local)
+
+    def timing(self, step: str) -> Timing:
+        """A timing that the summary shows."""
+        timing = Timing(step)
+        self.timings.append(timing)
+        return timing
+
+    def ray(self) -> "Session":
+        """The session, started when first asked for."""
+        if self._session is None:
+            from pipeline.on_ray.session import Session
+
+            cluster = self.recipe.cluster
+            self._session = Session(
+                cluster.address,
+                self.workspace.root,
+                dashboard=cluster.dashboard,
+                max_cpus=cluster.max_cpus,
+                max_gpus=cluster.max_gpus,
+                expect_cpus=cluster.expect.CPU,
+                expect_gpus=cluster.expect.GPU,
+                startup_timeout=cluster.startup_timeout,
+            )
+        return self._session
+
+    def track(self) -> Tracker:
+        """The MLflow store, created when first asked for and before any worker writes to it."""
+        tracking = self.recipe.tracking
+        if tracking.enabled and self.tracker.uri is None:
+            uri = resolve_uri(tracking.uri, self.workspace.tracking_uri)
+            self.tracker = Tracker.open(uri, tracking.experiment, self.workspace.root / "mlartifacts")
+            self.parent_run = self.tracker.start_run(self.name, self.recipe.model_dump(mode="json"))
+        return self.tracker
+
+    def close(self, *, failed: bool = False) -> None:
+        """Stop Ray and close the MLflow run."""
+        if self._session is not None:
+            self._session.close()
+        if self.parent_run:
+            self.tracker.finish(self.parent_run, failed=failed)

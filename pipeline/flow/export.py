@@ -1,0 +1,79 @@
+"""Export of the student: the files that its users need, checked against the network on real views."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.schemas import column
+from pipeline.config.base import identity_fields
+from pipeline.flow.cascade import CascadePlan
+from pipeline.flow.context import Context
+from pipeline.flow.evaluate import read_metrics
+from pipeline.flow.labels import Views
+from pipeline.flow.step import Made, Step, content, ensure, files_of
+from pipeline.flow.videos import Videos
+
+VERSION = 1
+
+
+def export(context: Context, videos: Videos, views: Views, plan: CascadePlan, evaluation: Path) -> Path:
+    """The export artefact; its files lie in the folder that the returned path names."""
+    inputs = {"student": plan.student.model.key, "evaluation": evaluation.name}
+    fields = identity_fields(context.recipe.export)
+    step = Step("export", "export", VERSION, fields, inputs, {"manifest": videos.key})
+    context.keys["export"] = step.key
+    work = lambda folder, attempt: _export(context, videos, views, plan, evaluation, folder, attempt)  # noqa: E731
+    folder = ensure(step, context.workspace, work, context.timing("export"))
+    return content(folder)
+
+
+def _export(
+    context: Context, videos: Videos, views: Views, plan: CascadePlan, evaluation: Path, folder: Path, attempt: str
+) -> Made:
+    from pipeline.export.export import export_student
+
+    section = context.recipe.export
+    (folder / attempt).mkdir()
+    report = export_student(
+        content(plan.student.model.folder),
+        folder / attempt,
+        some_frames(views, 32),
+        _facts(context, videos, plan, evaluation),
+        onnx=section.onnx,
+        tolerance=section.tolerance,
+    )
+    return files_of(folder, attempt), {"parity": [parity.max_abs_difference for parity in report.parity]}
+
+
+def some_frames(views: Views, count: int) -> np.ndarray:
+    """The first `count` evaluation rasters, uint8 (n, T, H, W, 3)."""
+    dataset = open_dataset(views.folders["eval"], views.digest("eval"))
+    parts: list[np.ndarray] = []
+    for shard in dataset.shard_ids:
+        if sum(map(len, parts)) >= count:
+            break
+        parts.append(column(dataset.shard(shard, ["frames"]), "frames"))
+    return np.ascontiguousarray(np.concatenate(parts)[:count])
+
+
+def _facts(context: Context, videos: Videos, plan: CascadePlan, evaluation: Path) -> Any:
+    from pipeline.export.card import CardFacts
+
+    recipe = context.recipe
+    entry = next(entry for entry in read_metrics(evaluation)["networks"] if entry["role"] == "student")
+    counts = {split: len(videos.of(split)) for split in ("train", "val", "test")}
+    teacher = plan.networks[0].model
+    return CardFacts(
+        name=f"{context.name}: student",
+        data=recipe.export.data or f"videos of {videos.root.name}",
+        videos=counts,
+        licence=recipe.export.licence,
+        teacher=recipe.teacher.model,
+        teacher_digest=teacher.key,
+        method=f"staged distillation, schedule {recipe.distill.schedule}, K = {recipe.cascade.K}",
+        labels=f"refined with channel {recipe.labels.channel}" if recipe.labels.channel != "none" else "as given",
+        metrics=entry["metrics"],
+        cost=entry["cost"],
+    )

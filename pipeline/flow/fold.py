@@ -1,0 +1,89 @@
+"""One fold model: trained without its fold, it labels the fold's videos and the validation videos. Runs on any host."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts.commit import Marker, commit, new_attempt, read_marker, read_object, write_table
+from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.schemas import column, tensor_array
+from pipeline.distill.data import DataSpec
+from pipeline.distill.plain import Json
+from pipeline.distill.spec import Job
+from pipeline.flow.step import content
+from pipeline.flow.tasks import Host, TrainTask, run_training
+
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class FoldTask(Json):
+    """`held_out`: the fold's videos (training views). `validation`: videos of the evaluation frames."""
+
+    job: Job
+    data: DataSpec
+    out: str
+    held_out: tuple[str, ...]
+    eval_frames: str
+    eval_snapshot: str
+    validation: tuple[str, ...]
+    micro_batch: int
+
+
+def run_fold(task: FoldTask, host: Host | None = None) -> str:
+    """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
+    folder = Path(task.out)
+    run_training(TrainTask(task.job, task.data, task.out, {"saw_labels": True, "fold": task.job.name}), host or Host())
+    if read_marker(folder, LOGITS) is None:
+        assert task.data.snapshot is not None
+        held_out = _logits(task, task.data.frames, task.data.snapshot, task.held_out)
+        validation = _logits(task, task.eval_frames, task.eval_snapshot, task.validation)
+        attempt = new_attempt()
+        tables = {"held-out": held_out, "validation": validation}
+        objects = [
+            write_table(
+                folder, f"{name}.{attempt}.parquet", pa.table({"logits": tensor_array(values.reshape(len(values), -1))})
+            )
+            for name, values in tables.items()
+        ]
+        commit(folder, Marker(LOGITS, attempt, tuple(objects)))
+    return task.out
+
+
+def read_logits(task: FoldTask) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (videos, views, classes) of the held-out and of the validation videos, in the task's order."""
+    folder = Path(task.out)
+    marker = read_marker(folder, LOGITS)
+    assert marker is not None, f"{folder}: the fold's logits are missing"
+    tables = [column(read_object(folder, part), "logits") for part in marker.objects]
+    held_out, validation = (table.reshape(len(table), -1, task.data.classes) for table in tables)
+    return held_out, validation
+
+
+def _logits(task: FoldTask, frames: str, snapshot: str, videos: tuple[str, ...]) -> np.ndarray:
+    from pipeline.models.weights import load_network
+    from pipeline.targets.labeler import Labeler
+
+    labeler = Labeler(load_network(content(Path(task.out))), batch=task.micro_batch, device=task.job.device)
+    wanted = set(videos)
+    rows: dict[str, list[tuple[str, int, np.ndarray]]] = {name: [] for name in videos}
+    dataset = open_dataset(frames, snapshot)
+    for shard in dataset.shard_ids:
+        table = dataset.shard(shard)
+        names = table.column("video_id").to_pylist()
+        kept = [row for row, name in enumerate(names) if name in wanted]
+        if not kept:
+            continue
+        logits = _in_batches(labeler, column(table.take(kept), "frames"), task.micro_batch)
+        keys = table.select(["clip_id", "view_id"]).take(kept).to_pylist()
+        for row, key, values in zip(kept, keys, logits, strict=True):
+            rows[names[row]].append((key["clip_id"], key["view_id"], values))
+    ordered = [[values for _, _, values in sorted(rows[name], key=lambda entry: entry[:2])] for name in videos]
+    return np.asarray(ordered, np.float32).reshape(len(videos), -1, task.data.classes)
+
+
+def _in_batches(labeler: object, frames: np.ndarray, batch: int) -> np.ndarray:
+    parts = [labeler(frames[start : start + batch])["logits"] for start in range(0, len(frames), batch)]  # type: ignore[operator]
+    return np.concatenate(parts)

@@ -1,0 +1,67 @@
+"""Which host runs a list of tasks: this process (`--local`) or one worker group for all of them."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.lease import Lease
+from pipeline.flow.build import train_device
+from pipeline.flow.context import Context
+from pipeline.flow.step import Timing, owner
+
+if TYPE_CHECKING:
+    from pipeline.flow.tasks import Task
+
+LOG = logging.getLogger(__name__)
+
+
+def run_tasks(context: Context, name: str, tasks: Sequence["Task"], timing: Timing, key: str) -> None:
+    """Run what is not done yet of `tasks`, under a lease on the models folder `key` (the last network's)."""
+    from pipeline.flow.tasks import Host, execute, open_tasks
+
+    todo = open_tasks(tasks)
+    if not todo:
+        timing.skipped = True
+        LOG.info("%s: done before (%s)", name, key[:8])
+        return
+    LOG.info("%s: %d of %d tasks to do", name, len(todo), len(tasks))
+    began = time.monotonic()
+    with Lease(context.workspace.store("models", key), owner()):
+        if context.local:
+            execute(tasks, Host(tracker=context.tracker))
+            timing.work_s += time.monotonic() - began
+        else:
+            _in_group(context, name, tasks, timing)
+
+
+def _in_group(context: Context, name: str, tasks: Sequence["Task"], timing: Timing) -> None:
+    from pipeline.on_ray.capacity import Demand
+
+    train, session = context.recipe.train, context.ray()
+    gpu = train_device(train) == "cuda"
+    began = time.monotonic()
+    session.require(name, [Demand("train workers", train.num_workers, train.cpus_per_worker, float(gpu))])
+    from pipeline.on_ray.train import Group, run_group
+
+    group = Group(train.num_workers, train.cpus_per_worker, gpu, train.max_failures)
+    timing.startup_s += time.monotonic() - began
+    outcome = run_group(group_work, {"tasks": list(tasks), "tracker": context.tracker}, name=name, group=group)
+    timing.startup_s += outcome["startup"]
+    timing.work_s += outcome["work"]
+
+
+def group_work(place: Any, payload: Mapping[str, Any], report: Any) -> dict[str, Any]:
+    """What a worker of the group does: all tasks in order. `ray.train.report` is one of its reporters."""
+    from pipeline.flow.tasks import Host, execute
+
+    def progress(name: str, metrics: Mapping[str, float]) -> None:
+        report({f"{name}/{metric}": float(value) for metric, value in metrics.items()})
+
+    execute(payload["tasks"], Host(place.rank, place.world, payload["tracker"], progress))
+    return {}
+
+
+def model_folder(context: Context, key: str) -> Path:
+    return context.workspace.store("models", key)

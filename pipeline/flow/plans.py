@@ -1,0 +1,244 @@
+"""The first steps: simulated videos where the recipe asks for them, the manifest, both plans; without torch."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts.layout import read_about, write_about
+from pipeline.artifacts.lease import Lease
+from pipeline.artifacts.schemas import CLEAN, MANIFEST, column
+from pipeline.config.base import identity_fields
+from pipeline.config.recipe import Recipe
+from pipeline.errors import ConfigError, InputError
+from pipeline.flow.build import PLANS, manifest_name, manifest_root, planned_splits, view_policy
+from pipeline.flow.context import Context
+from pipeline.flow.step import Step, describe, owner
+from pipeline.flow.videos import Videos
+from pipeline.manifest.entries import Entry
+from pipeline.manifest.noise import clean_names, inject, label_fraction
+from pipeline.manifest.plan import Plan, difference, extend_plan, read_plan
+from pipeline.manifest.probe import Facts, probe
+from pipeline.manifest.scan import scan as scan_folder
+from pipeline.manifest.split import assign_splits
+from pipeline.manifest.table import Manifest, class_names, read_manifest, write_manifest
+from pipeline.video.views import view_keys
+
+LOG = logging.getLogger(__name__)
+MANIFEST_VERSION = PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """A plan as the graph reads it: rows per shard with tombstoned videos left out, and where the files lie."""
+
+    root: Path
+    shards: dict[str, pa.Table]
+    tombstones: frozenset[tuple[str, str]]
+    uris: Mapping[str, str]
+
+    def path(self, video_id: str) -> str:
+        return str(self.root / self.uris[video_id])
+
+
+def simulate_videos(recipe: Recipe) -> Path:
+    """Write the simulated videos that are not there yet; returns their folder."""
+    from pipeline.manifest.simulate import SimulateOptions, simulate
+
+    section = recipe.simulate
+    if section is None:
+        raise ConfigError("the recipe has no simulate section: add one, or name a folder with --set manifest.root=DIR")
+    root = manifest_root(recipe)
+    counts = {"train": section.train, "val": section.val, "test": section.test}
+    options = SimulateOptions(
+        videos=counts,
+        shapes=section.shapes,
+        directions=section.directions,
+        difficulty=section.difficulty,
+        seed=section.seed,
+        workers=section.workers,
+    )
+    simulate(root, options)
+    return root
+
+
+def manifest_step(recipe: Recipe) -> Step:
+    """The (growing) manifest: keyed by its name and what is done to labels and splits, never by its content."""
+    fields = identity_fields(recipe.manifest) | {"name": manifest_name(recipe)}
+    return Step("manifest", "manifest", MANIFEST_VERSION, fields, {})
+
+
+def plan_step(recipe: Recipe, plan: str) -> Step:
+    """The (growing) plan of one view policy."""
+    policy = view_policy(recipe, plan)
+    fields = {name: getattr(policy, name) for name in type(policy).__dataclass_fields__}
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    fields |= {"shard_views": recipe.plan.shard_views, "micro_batch": recipe.plan.micro_batch}
+    fields["splits"] = list(planned_splits(recipe, plan))
+    return Step("plan", "plan", PLAN_VERSION, fields, {"manifest": manifest_step(recipe).key}, {"plan": plan})
+
+
+def scan(context: Context) -> Videos:
+    """Bring the manifest up to date with the folder."""
+    recipe, timing = context.recipe, context.timing("manifest")
+    if recipe.simulate is not None and not recipe.manifest.root:
+        simulate_videos(recipe)
+    root = manifest_root(recipe)
+    entries = scan_folder(root, recipe.manifest.layout, official_split=recipe.manifest.official_split)
+    step = manifest_step(recipe)
+    folder = step.folder(context.workspace)
+    _check_root(folder, root, step)
+    context.keys["manifest"] = step.key
+    before = read_manifest(folder)
+    table, clean, classes = _tables(recipe, root, entries, before)
+    timing.skipped = before is not None and before.table.equals(table) and before.classes == classes
+    if not timing.skipped:
+        with Lease(folder, owner()):
+            before = write_manifest(folder, table, clean, classes)
+    assert before is not None
+    return _videos(root, step.key, before)
+
+
+def _check_root(folder: Path, root: Path, step: Step) -> None:
+    """A name that was used with another root is refused: what was planned under it is other videos."""
+    write_about(folder, describe(step) | {"root": str(root.resolve())})
+    known = read_about(folder).get("root")
+    if known != str(root.resolve()):
+        raise InputError(
+            f"manifest.name {step.fields['name']!r} was used with the folder {known} in this workspace, now it is "
+            f"{root.resolve()}: give this one another name with --set manifest.name=NAME (or move the videos back)"
+        )
+
+
+def _tables(
+    recipe: Recipe, root: Path, entries: list[Entry], before: Manifest | None
+) -> tuple[pa.Table, pa.Table, tuple[str, ...]]:
+    section = recipe.manifest
+    shares = {name: getattr(section.split, name) for name in ("train", "val", "test")}
+    splits = assign_splits(entries, shares, seed=section.split.seed, val_from_train=section.split.val_from_train)
+    names = [entry.label_name for entry in entries if entry.label_name is not None]
+    classes = class_names(names, before.classes if before else ())
+    if len(classes) < 2:
+        raise InputError(f"{root} has {len(classes)} classes ({', '.join(classes) or 'none'}); at least 2 are needed")
+    number = {name: index for index, name in enumerate(classes)}
+    clean = np.array([number.get(entry.label_name or "", -1) for entry in entries], np.int32)
+    labels = _given_labels(recipe, entries, splits, clean, len(classes))
+    rows = _rows(root, entries, splits, labels, classes, before)
+    known = pa.table(
+        {
+            "video_id": [entry.video_id for entry in entries],
+            "clean_label": [int(label) if label >= 0 else None for label in clean],
+            "clean_name": clean_names(clean, classes),
+        },
+        schema=CLEAN,
+    )
+    empty = known.slice(0, 0)
+    changed = section.noise.kind != "none"
+    return pa.Table.from_pylist(rows, schema=MANIFEST), known if changed else empty, classes
+
+
+def _given_labels(
+    recipe: Recipe, entries: list[Entry], splits: dict[str, str], clean: np.ndarray, classes: int
+) -> np.ndarray:
+    """The labels that every step sees: noise in the splits that the recipe names, a fraction of the training labels."""
+    section = recipe.manifest
+    ids = [entry.video_id for entry in entries]
+    noisy = inject(ids, clean, classes, kind=section.noise.kind, rate=section.noise.rate, seed=section.noise.seed)
+    in_noise = np.array([splits[name] in section.noise.splits for name in ids])
+    labels = np.where(in_noise, noisy, clean)
+    if section.label_fraction < 1:
+        train = np.array([splits[name] == "train" for name in ids])
+        fewer = label_fraction(ids, np.where(train, labels, -1), section.label_fraction, seed=section.split.seed)
+        labels = np.where(train, fewer, labels)
+    return labels
+
+
+def _rows(
+    root: Path,
+    entries: list[Entry],
+    splits: dict[str, str],
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    before: Manifest | None,
+) -> list[dict[str, Any]]:
+    known = {} if before is None else {row["video_id"]: row for row in before.table.to_pylist()}
+    names = clean_names(labels, classes)
+    rows = []
+    for entry, label, name in zip(entries, labels, names, strict=True):
+        status = (root / entry.uri).stat()
+        etag = str(status.st_mtime_ns)
+        row: dict[str, Any] = {
+            "video_id": entry.video_id,
+            "uri": entry.uri,
+            "split": splits[entry.video_id],
+            "group": entry.group,
+        }
+        row |= {"label": int(label) if label >= 0 else None, "label_name": name, "bytes": status.st_size, "etag": etag}
+        old = known.get(entry.video_id)
+        same = old is not None and (old["bytes"], old["etag"]) == (status.st_size, etag)
+        facts = old if same and old is not None else vars(probe(root / entry.uri))
+        rows.append(row | {field: facts[field] for field in Facts.__dataclass_fields__})
+    return rows
+
+
+def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
+    table = manifest.table
+    ids = tuple(table.column("video_id").to_pylist())
+    known = dict(zip(*(manifest.clean.column(name).to_pylist() for name in ("video_id", "clean_label")), strict=True))
+    clean = np.array([known.get(name) if known.get(name) is not None else -1 for name in ids], np.int64)
+    return Videos(
+        root=root,
+        key=key,
+        classes=manifest.classes,
+        ids=ids,
+        uris=tuple(table.column("uri").to_pylist()),
+        labels=column(table, "label", fill=-1).astype(np.int64),
+        clean=clean,
+        splits=tuple(table.column("split").to_pylist()),
+        groups=tuple(table.column("group").to_pylist()),
+        sources=tuple(
+            f"{size}:{etag}" for size, etag in zip(table["bytes"].to_pylist(), table["etag"].to_pylist(), strict=True)
+        ),
+    )
+
+
+def update_plans(context: Context, videos: Videos) -> dict[str, PlanView]:
+    """Extend both plans by what is new, bury what is gone or changed."""
+    return {plan: _update(context, videos, plan) for plan in PLANS}
+
+
+def _update(context: Context, videos: Videos, name: str) -> PlanView:
+    recipe, timing = context.recipe, context.timing(f"plan {name}")
+    step = plan_step(recipe, name)
+    folder = step.folder(context.workspace)
+    sources = {videos.ids[row]: videos.sources[row] for row in videos.of(*planned_splits(recipe, name))}
+    new, buried = difference(read_plan(folder), sources)
+    timing.skipped = not new and not buried
+    if not timing.skipped:
+        policy = view_policy(recipe, name)
+        write_about(folder, describe(step))
+        with Lease(folder, owner()):
+            change = extend_plan(
+                folder,
+                sources,
+                lambda video_id: view_keys(video_id, policy),
+                shard_views=recipe.plan.shard_views,
+                micro_batch=recipe.plan.micro_batch,
+            )
+        LOG.info(
+            "plan %s: %d new videos in %d new shards, %d tombstones",
+            name,
+            len(change.new_videos),
+            len(change.new_shards),
+            len(change.tombstones),
+        )
+    return _view(videos, read_plan(folder))
+
+
+def _view(videos: Videos, plan: Plan) -> PlanView:
+    uris = dict(zip(videos.ids, videos.uris, strict=True))
+    return PlanView(videos.root, dict(plan.shards), frozenset(plan.tombstones), uris)

@@ -1,0 +1,191 @@
+"""The report of a run: facts from artefacts and metrics files, one HTML page and the main figure."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.schemas import column
+from pipeline.flow.cascade import CascadePlan, Trained
+from pipeline.flow.context import Context
+from pipeline.flow.evaluate import quarantine_rows, read_metrics
+from pipeline.flow.labels import Views, refinement_report
+from pipeline.flow.step import content
+from pipeline.flow.videos import Videos
+from pipeline.report.facts import (
+    Comparison,
+    Confusion,
+    Curves,
+    FlippedLabel,
+    NetworkRow,
+    PhaseSpan,
+    QuarantinedVideo,
+    Refinement,
+    ReportFacts,
+    Room,
+    StepTime,
+    Table,
+)
+from pipeline.report.figures import main_figure
+from pipeline.report.page import write_report
+
+PANELS = {
+    "Loss terms": ["loss", "ce", "kd", "corr", "comb", "dist"],
+    "Progress of the substages (R²)": ["r2_*"],
+    "Correlation loss per substage": ["corr_*"],
+    "Learning rate": ["lr"],
+}
+
+
+def report(context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path) -> Path:
+    """Write runs/<name>/report.html and figure.png; returns the page."""
+    folder = context.workspace.run(context.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = gather(context, videos, views, labels, plan, evaluation)
+    main_figure(folder / "figure.png", facts)
+    return write_report(folder / "report.html", facts)
+
+
+def gather(
+    context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path
+) -> ReportFacts:
+    """All facts of the page."""
+    recipe, metrics = context.recipe, read_metrics(evaluation)
+    student = next(entry for entry in metrics["networks"] if entry["role"] == "student")
+    quarantined = quarantine_rows(views)
+    room = metrics["room"]
+    return ReportFacts(
+        title=recipe.report.title or f"Staged distillation: {context.name}",
+        run=context.name,
+        created=time.strftime("%Y-%m-%d %H:%M"),
+        data=_data(videos, metrics),
+        networks=[_network(entry) for entry in metrics["networks"]],
+        gap_recovered=room["gap_recovered"],
+        room=Room(room["teacher"], room["alone"]),
+        comparisons=[_comparison(entry) for entry in metrics["comparisons"]],
+        curves=[_curves(network) for network in [*plan.networks, *plan.controls] if _has_history(network)],
+        confusion=[Confusion("student", metrics["classes"], np.array(student["metrics"]["confusion"]))],
+        refinement=_refinement(labels, videos),
+        flipped=_flipped(context, videos, views, labels),
+        quarantined=[_quarantined(row, videos) for row in quarantined[: recipe.report.gallery]],
+        quarantined_total=len(quarantined),
+        timings=[StepTime(t.step, t.startup_s, t.work_s, t.skipped) for t in context.timings],
+        configuration=recipe.model_dump(mode="json"),
+        keys=context.keys,
+        environment=_environment(),
+    )
+
+
+def _data(videos: Videos, metrics: dict[str, Any]) -> dict[str, Any]:
+    counts = {f"{split} videos": len(videos.of(split)) for split in ("train", "val", "test")}
+    return {
+        "videos of": videos.root.name,
+        "classes": len(videos.classes),
+        **counts,
+        "evaluated split": metrics["split"],
+    }
+
+
+def _network(entry: dict[str, Any]) -> NetworkRow:
+    return NetworkRow.from_metrics(
+        entry["name"], entry["role"], entry["metrics"], entry["cost"], train_steps=entry["steps"] or None
+    )
+
+
+def _comparison(entry: dict[str, Any]) -> Comparison:
+    names = ("first", "second", "difference", "error", "only_first", "only_second", "n", "p")
+    return Comparison(**{name: entry[name] for name in names})
+
+
+def _has_history(network: Trained) -> bool:
+    return (content(network.model.folder) / "metrics.json").is_file()
+
+
+def _curves(network: Trained) -> Curves:
+    stored = json.loads((content(network.model.folder) / "metrics.json").read_text())
+    phases = [
+        PhaseSpan(f"phase {p['index'] + 1}", p["first_step"], p["stop"]) for p in stored["final"].get("phases", [])
+    ]
+    return Curves.from_records(network.name, stored["history"], phases)
+
+
+def _refinement(labels: Path, videos: Videos) -> Refinement | None:
+    found = refinement_report(labels)
+    if not found:
+        return None
+    scores = found.get("labels") or {}
+    test = (found.get("self_test") or {}).get("table") or []
+    columns = ["candidate", "shape of noise", "gain (points)", "s.e.", "95 % lower limit"]
+    rows = [[t["candidate"], t["shape"], 100 * t["d"], 100 * t["se"], 100 * t["lower"]] for t in test]
+    flips = found.get("flips_per_class") or {}
+    return Refinement(
+        channel=found["choice"],
+        reason=found["reason"],
+        videos=found.get("videos"),
+        flipped=found.get("flips"),
+        rate=found.get("rate"),
+        temperature=found.get("temperature"),
+        accuracy_before=scores.get("before"),
+        accuracy_after=scores.get("after"),
+        precision=scores.get("precision"),
+        recall=scores.get("recall"),
+        self_test=Table("Self-test", columns, rows) if rows else None,
+        per_class=_per_class(flips, videos.classes),
+    )
+
+
+def _per_class(flips: Any, classes: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    away, to = flips.get("away", []), flips.get("to", [])
+    return {name: (int(a), int(b)) for name, a, b in zip(classes, away, to, strict=False) if a or b}
+
+
+def _flipped(context: Context, videos: Videos, views: Views, labels: Path) -> list[FlippedLabel]:
+    """The flipped labels that the refinement is surest of, with their first stored view."""
+    table = open_dataset(labels).table(["video_id", "q", "flipped"])
+    flipped = np.flatnonzero(column(table, "flipped").astype(bool))
+    q, names = column(table, "q"), table.column("video_id").to_pylist()
+    chosen = sorted(flipped, key=lambda row: -q[row].max())[: context.recipe.report.gallery]
+    frames = _first_views(views, {names[row] for row in chosen})
+    position = videos.position()
+    return [_flip(videos, position[names[row]], q[row], frames.get(names[row])) for row in chosen]
+
+
+def _flip(videos: Videos, row: int, q: np.ndarray, frames: np.ndarray | None) -> FlippedLabel:
+    clean = int(videos.clean[row])
+    return FlippedLabel(
+        video_id=videos.ids[row],
+        given=videos.classes[int(videos.labels[row])],
+        refined=videos.classes[int(q.argmax())],
+        confidence=float(q.max()),
+        truth=videos.classes[clean] if clean >= 0 else None,
+        frames=frames,
+    )
+
+
+def _first_views(views: Views, wanted: set[str]) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    dataset = open_dataset(views.folders["train"], views.digest("train"))
+    for shard in dataset.shard_ids:
+        names = dataset.shard(shard, ["video_id"]).column("video_id").to_pylist()
+        rows = {name: row for row, name in reversed(list(enumerate(names))) if name in wanted - found.keys()}
+        if rows:
+            frames = column(dataset.shard(shard, ["frames"]), "frames")
+            found |= {name: frames[row] for name, row in rows.items()}
+    return found
+
+
+def _quarantined(row: dict[str, Any], videos: Videos) -> QuarantinedVideo:
+    position = videos.position().get(row["video_id"])
+    split = videos.splits[position] if position is not None else ""
+    return QuarantinedVideo(row["video_id"], row["reason"], row["message"], split)
+
+
+def _environment() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {
+        name: version(name) for name in ("stagedkd", "torch", "torchvision", "ray", "av", "decord", "mlflow", "pyarrow")
+    }

@@ -1,0 +1,215 @@
+"""The main job: all steps in order over one driver and one Ray session; what is done is skipped by its key."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artifacts.files import replace
+from pipeline.config.load import recipe_yaml
+from pipeline.config.recipe import Recipe
+from pipeline.flow.context import Context
+from pipeline.flow.labels import Views, given_labels, refined_labels
+from pipeline.flow.plans import PlanView, scan, update_plans
+from pipeline.flow.precompute import frames, teacher_targets
+from pipeline.flow.targets import pinned_targets
+from pipeline.flow.teacher import Model, teacher
+from pipeline.flow.videos import Videos
+
+if TYPE_CHECKING:
+    from pipeline.flow.cascade import CascadePlan
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Way:
+    """The state on the way: each step sets the next field, and reading one that was not reached is a bug of ours."""
+
+    context: Context
+    videos: Videos
+    plans: dict[str, PlanView]
+    views: Views = field(init=False)
+    labels: Path = field(init=False)
+    teacher: Model = field(init=False)
+    cascade: "CascadePlan" = field(init=False)
+    evaluation: Path = field(init=False)
+
+
+def begin(context: Context) -> Way:
+    """simulate (where the recipe says so), manifest and plans: seconds, without torch or Ray."""
+    videos = scan(context)
+    return Way(context, videos, update_plans(context, videos))
+
+
+def to_frames(way: Way) -> Way:
+    """Rasters of both plans."""
+    way.views = frames(way.context, way.plans)
+    return way
+
+
+def to_labels(way: Way) -> Way:
+    """Refined labels; a given teacher is taken first, since it needs none."""
+    to_frames(way)
+    way.labels = refined_labels(way.context, way.videos, way.views)
+    return way
+
+
+def to_teacher(way: Way) -> Way:
+    """The teacher."""
+    to_labels(way)
+    way.teacher = teacher(way.context, way.videos, way.views, way.labels)
+    return way
+
+
+def to_targets(way: Way) -> Way:
+    """The teacher's stored targets, and the cascade that will learn from them (planned, not trained)."""
+    to_teacher(way)
+    steps = teacher_targets(way.context, way.plans, way.teacher)
+    from pipeline.flow.cascade import CascadePlanner, Trained
+
+    tombstones = {plan: way.plans[plan].tombstones for plan in steps}
+    stored = pinned_targets(way.context, steps, tombstones, class_index(way))
+    row = Trained("teacher", "teacher", way.teacher, _teacher_steps(way.context.recipe), stored)
+    way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, row).plan()
+    return way
+
+
+def class_index(way: Way) -> tuple[int, ...] | None:
+    """Columns of a given teacher's logits in the manifest's class order; a fitted one has that order already."""
+    if way.context.recipe.teacher.fit:
+        return None
+    from pipeline.flow.step import content
+    from pipeline.models.classes import match_classes
+    from pipeline.models.weights import read_facts
+
+    facts, section = read_facts(content(way.teacher.folder)), way.context.recipe.classes
+    index = match_classes(
+        facts["classes"] or facts["num_classes"], way.videos.classes, section.map, section.trust_order
+    )
+    return tuple(int(column) for column in index)
+
+
+def to_student(way: Way) -> Way:
+    """Assistants, student and controls."""
+    to_targets(way)
+    from pipeline.flow.host import run_tasks
+
+    student = way.cascade.student.model
+    run_tasks(way.context, "distill", way.cascade.tasks, way.context.timing("distill"), student.key)
+    way.context.keys["student"] = student.key
+    return way
+
+
+def to_evaluation(way: Way) -> Way:
+    """Metrics of the evaluation split."""
+    to_student(way)
+    from pipeline.flow.evaluate import evaluate
+
+    way.evaluation = evaluate(way.context, way.videos, way.views, way.cascade)
+    return way
+
+
+def export_step(way: Way) -> Path:
+    """The exported student."""
+    to_evaluation(way)
+    from pipeline.flow.export import export
+
+    return export(way.context, way.videos, way.views, way.cascade, way.evaluation)
+
+
+def report_step(way: Way) -> Path:
+    """The page."""
+    to_evaluation(way)
+    from pipeline.flow.report import report
+
+    return report(way.context, way.videos, way.views, way.labels, way.cascade, way.evaluation)
+
+
+def run(context: Context) -> Path:
+    """Everything. Returns the run's folder with recipe.yaml, summary.json, report.html."""
+    began = time.monotonic()
+    folder = context.workspace.run(context.name)
+    way = begin(context)
+    exported = export_step(way)
+    if context.recipe.sweep is not None:
+        from pipeline.flow.sweep import sweep
+
+        sweep(way)
+    fresh = any(not timing.skipped for timing in context.timings)
+    if fresh or not (folder / "report.html").is_file():
+        from pipeline.flow.report import report
+
+        report(context, way.videos, way.views, way.labels, way.cascade, way.evaluation)
+        _track(context, way, exported)
+        _summarise(context, way, folder, exported, time.monotonic() - began)
+    else:
+        LOG.info("everything was done before: nothing to do")
+    return folder
+
+
+def _summarise(context: Context, way: Way, folder: Path, exported: Path, seconds: float) -> None:
+    from pipeline.flow.evaluate import read_metrics
+
+    metrics = read_metrics(way.evaluation)
+    startup = sum(timing.startup_s for timing in context.timings)
+    summary = {
+        "run": context.name,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "seconds": {"total": seconds, "startup": startup, "work": seconds - startup},
+        "steps": [asdict(timing) for timing in context.timings],
+        "keys": context.keys,
+        "export": str(exported.relative_to(context.workspace.root)),
+        "networks": [_row(entry) for entry in metrics["networks"]],
+        "room": metrics["room"],
+        "split": metrics["split"],
+        "sample": _sample(way),
+    }
+    replace(folder / "recipe.yaml", recipe_yaml(context.recipe).encode())
+    replace(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+
+
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    metrics, cost = entry["metrics"], entry["cost"]
+    interval = metrics["top1_interval"]
+    return {
+        "name": entry["name"],
+        "role": entry["role"],
+        "top1": metrics["top1"],
+        "low": interval["low"],
+        "high": interval["high"],
+        "params": cost["params"],
+        "flops": cost["flops"],
+        "steps": entry["steps"],
+    }
+
+
+def _sample(way: Way) -> str:
+    """One test video, for the line that shows `predict`."""
+    rows = way.videos.of("test") or way.videos.of("val", "train")
+    return str(way.videos.root / way.videos.uris[rows[0]])
+
+
+def _track(context: Context, way: Way, exported: Path) -> None:
+    from pipeline.flow.evaluate import read_metrics
+
+    tracker, run_id = context.track(), context.parent_run
+    for entry in read_metrics(way.evaluation)["networks"]:
+        name = entry["name"].replace(": ", "-").replace(" + ", "-").replace(" ", "-")
+        tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
+    tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
+    tracker.artefact(run_id, exported, "export")
+    tracker.model(run_id, exported, "student")
+
+
+def _teacher_steps(recipe: Recipe) -> int:
+    return recipe.teacher.steps if recipe.teacher.fit else 0
+
+
+def labels_step(way: Way) -> Path:
+    """Refined labels alone, without the frames where the channel is `none`."""
+    to_labels(way)
+    given_labels(way.context, way.videos)
+    return way.labels

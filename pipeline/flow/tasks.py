@@ -1,0 +1,229 @@
+"""Tasks that any host runs: train one network, or let a trained one label a plan's frames.
+
+A task is plain JSON. `execute` skips what its marker says is done, so a list of tasks can be killed anywhere and run
+again. All ranks of a worker group call it with the same list.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.artifacts.commit import Marker, commit, new_attempt, read_markers, read_object, write_table
+from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.schemas import column
+from pipeline.artifacts.snapshot import load as load_snapshot
+from pipeline.distill.data import DataSpec, load
+from pipeline.distill.loop import train
+from pipeline.distill.plain import Json
+from pipeline.distill.spec import Job
+from pipeline.distill.state import FolderCheckpoints
+from pipeline.flow.step import TABLE, content, finish, is_done
+from pipeline.models.weights import load_network, save_network
+from pipeline.targets.codec import encode
+from pipeline.targets.labeler import Labeler
+from pipeline.targets.statistics import channel_statistics
+from pipeline.tracking import Tracker
+from pipeline.video.micro_batch import replay_rows
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainTask(Json):
+    """Train `job` on `data` into the models folder `out`; `extras` go into model.json; `run_id` is its MLflow run."""
+
+    job: Job
+    data: DataSpec
+    out: str
+    extras: dict[str, Any]
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class LabelTask(Json):
+    """Let the network in the models folder `model` write targets for all committed shards of `frames` into `out`."""
+
+    name: str
+    model: str
+    frames: str
+    snapshot: str
+    out: str
+    micro_batch: int
+    device: str
+    dtype: str = "float32"
+    codec: str = "float16"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class StatisticsTask(Json):
+    """Channel statistics of the training rows in `targets` (all its committed shards), as the table artefact `out`."""
+
+    name: str
+    targets: str
+    out: str
+    snapshot: str | None = None
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the tasks run. `report` is called with (task name, metrics): progress, or a trial's results."""
+
+    rank: int = 0
+    world: int = 1
+    tracker: Tracker = field(default_factory=lambda: Tracker(None))
+    report: Callable[[str, Mapping[str, float]], None] = lambda name, metrics: None
+
+
+Task = TrainTask | LabelTask | StatisticsTask
+
+
+class _Reporter:
+    def __init__(self, host: Host, task: TrainTask) -> None:
+        self.host, self.task = host, task
+        self.history: list[dict[str, float]] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.history.append({"step": float(step), **{name: float(value) for name, value in metrics.items()}})
+        if self.host.rank == 0:
+            self.host.tracker.log(self.task.run_id, metrics, step)
+        self.host.report(self.task.job.name, metrics)
+
+    def stop(self) -> bool:
+        return False
+
+
+def execute(tasks: Iterable[Task], host: Host) -> None:
+    """Run the tasks in order; what is done is skipped."""
+    for task in tasks:
+        if isinstance(task, TrainTask):
+            run_training(task, host)
+        elif isinstance(task, LabelTask):
+            run_labelling(task, host)
+        elif host.rank == 0:
+            run_statistics(task)
+        _barrier(host)
+
+
+def open_tasks(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks that are not done yet."""
+    return [task for task in tasks if not _task_done(task)]
+
+
+def _task_done(task: Task) -> bool:
+    if isinstance(task, TrainTask):
+        return is_done(Path(task.out))
+    if isinstance(task, StatisticsTask):
+        return is_done(Path(task.out), TABLE)
+    wanted = load_snapshot(Path(task.frames), task.snapshot).shards
+    return {shard.shard_id for shard in wanted} <= read_markers(Path(task.out)).keys()
+
+
+def run_training(task: TrainTask, host: Host) -> None:
+    """Train one network and commit it; rank 0 writes."""
+    folder = Path(task.out)
+    if is_done(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    reporter = _Reporter(host, task)
+    checkpoints = FolderCheckpoints(folder / "checkpoints")
+    trained = train(task.job, _load(task.data), reporter, checkpoints, rank=host.rank, world=host.world)
+    if host.rank == 0:
+        _write_model(folder, task, trained.network, trained.metrics, reporter.history)
+
+
+def _write_model(
+    folder: Path, task: TrainTask, network: Any, metrics: Mapping[str, Any], history: list[dict[str, float]]
+) -> None:
+    attempt = new_attempt()
+    inside = folder / attempt
+    inside.mkdir()
+    save_network(inside, network, task.extras)
+    (inside / "job.json").write_text(json.dumps(task.job.to_json(), indent=1, sort_keys=True))
+    (inside / "metrics.json").write_text(json.dumps({"final": dict(metrics), "history": history}))
+    finish(folder, attempt, {"steps": task.job.steps, "name": task.job.name})
+
+
+def run_statistics(task: StatisticsTask) -> None:
+    """One pass over the targets in shard order."""
+    out = Path(task.out)
+    if is_done(out, TABLE):
+        return
+    targets = open_dataset(task.targets, task.snapshot)
+    names = [name for name in targets.shard(targets.shard_ids[0]).column_names if name.startswith("substage_")]
+    table = channel_statistics((targets.shard(shard, names) for shard in targets.shard_ids), len(names))
+    attempt = new_attempt()
+    out.mkdir(parents=True, exist_ok=True)
+    commit(out, Marker(TABLE, attempt, (write_table(out, f"statistics.{attempt}.parquet", table),)))
+
+
+_LOADED: dict[str, Any] = {}
+
+
+def _load(spec: DataSpec) -> Any:
+    """Training data, kept for the next job of this process that asks for the same."""
+    key = json.dumps(spec.to_json(), sort_keys=True)
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = load(spec)
+    return _LOADED[key]
+
+
+def run_labelling(task: LabelTask, host: Host) -> None:
+    """Write the targets of every shard that has none yet; the ranks share the shards."""
+    out = Path(task.out)
+    frames = open_dataset(task.frames, task.snapshot)
+    missing = [shard for shard in frames.snapshot.shards if shard.shard_id not in read_markers(out)]
+    mine = missing[host.rank :: host.world]
+    if not mine:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(task.threads)
+    labeler = network_labeler(task)
+    for shard in mine:
+        _label_shard(task, labeler, shard, out)
+
+
+def network_labeler(task: LabelTask) -> Labeler:
+    network = load_network(content(Path(task.model)))
+    return Labeler(network, task.micro_batch, task.device, task.dtype)
+
+
+def _label_shard(task: LabelTask, labeler: Labeler, shard: Marker, out: Path) -> None:
+    """One forward per part of the shard, so that a batch never mixes micro-batches."""
+    source = Path(task.frames)
+    outputs: list[Mapping[str, np.ndarray]] = []
+    rows: list[dict[str, Any]] = []
+    lost: set[str] = set()
+    if shard.quarantine is not None:
+        lost = set(read_object(source, shard.quarantine).column("video_id").to_pylist())
+    for part in shard.objects:
+        table = read_object(source, part)
+        kept = [i for i, name in enumerate(table.column("video_id").to_pylist()) if name not in lost]
+        if kept:
+            outputs.append(labeler(column(table, "frames")[kept]))
+            rows += replay_rows(table.take(kept))
+    merged = {name: np.concatenate([part[name] for part in (labeler.empty(), *outputs)]) for name in labeler.names}
+    attempt = new_attempt()
+    written = write_table(out, f"{shard.shard_id}.{attempt}.parquet", encode(merged, rows, dtype=task.codec))
+    commit(
+        out, Marker(shard.shard_id, attempt, (written,), shard.quarantine and _copy(source, out, shard, attempt), {})
+    )
+
+
+def _copy(source: Path, out: Path, shard: Marker, attempt: str) -> Any:
+    assert shard.quarantine is not None
+    table = read_object(source, shard.quarantine)
+    return write_table(out, f"{shard.shard_id}.quarantine.{attempt}.parquet", table)
+
+
+def _barrier(host: Host) -> None:
+    if host.world > 1 and dist.is_initialized():
+        dist.barrier()

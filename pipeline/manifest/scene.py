@@ -1,0 +1,198 @@
+"""What one simulated video shows: every choice drawn from a generator, in units of the frame's shorter side.
+
+The class is shape x direction. The direction must not be readable from one frame, so the target's position is uniform on
+a domain whose opposite sides are joined (it leaves on one side and comes back on the other): whatever its direction, at
+every time every position is equally likely. Everything else (background, distractor, camera, occluder, sizes, rates,
+compression) is drawn without regard to the class.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+SHAPES = ("square", "ellipse", "triangle", "cross")
+FRAME_RATES = (12.0, 15.0, 20.0, 24.0, 25.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ranges that scenes are drawn from; `at(difficulty)` scales the disturbing ones, 0 is none of them."""
+
+    noise: float = 0.05
+    texture: float = 0.10
+    drift: float = 0.02
+    shake: float = 0.010
+    spread: float = 0.42
+    distractor: float = 0.6
+    occluded: float = 0.3
+    tilt: float = 0.40
+    contrast: tuple[float, float] = (0.28, 0.50)
+    radius: tuple[float, float] = (0.22, 0.29)
+    speed: tuple[float, float] = (0.015, 0.042)
+    ground: tuple[float, float] = (0.25, 0.38)
+    domain: float = 0.5
+
+    @classmethod
+    def at(cls, difficulty: float) -> "Look":
+        base, d = cls(), difficulty
+        return cls(
+            noise=base.noise * d,
+            texture=base.texture * d,
+            drift=base.drift * d,
+            shake=base.shake * d,
+            spread=min(base.spread * d, 0.6),
+            distractor=min(base.distractor * d, 1.0),
+            occluded=min(base.occluded * d, 1.0),
+            tilt=base.tilt * d,
+            contrast=base.contrast,
+            radius=base.radius,
+            speed=base.speed,
+            ground=base.ground,
+            domain=base.domain,
+        )
+
+
+@dataclass(frozen=True)
+class Body:
+    """A moving shape. Positions are (T, 2) x and y in pixels, one row a frame."""
+
+    shape: str
+    path: np.ndarray
+    angle: np.ndarray
+    radius: float
+    squeeze: float
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything the renderer and the encoder need. Waves: background texture as a sum of moving plane waves."""
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    crf: int
+    gop: int
+    bodies: tuple[Body, ...]
+    ground: np.ndarray
+    tint: np.ndarray
+    waves: np.ndarray
+    shift: np.ndarray
+    occluder: tuple[float, float, float, np.ndarray] | None
+    noise: float
+    noise_seed: int
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    shape: str,
+    angle: float,
+    look: Look,
+    *,
+    shapes: tuple[str, ...] = SHAPES,
+    sides: tuple[int, int] = (40, 72),
+    lengths: tuple[int, int] = (20, 30),
+    crf: tuple[int, int] = (23, 35),
+) -> Scene:
+    """Draw a video of `shape` that moves in direction `angle` (radians, 0 to the right, turning upwards)."""
+    width, height = draw_size(rng, sides)
+    frames = int(rng.integers(lengths[0], lengths[1] + 1))
+    side = min(width, height)
+    ground = rng.uniform(*look.ground) + rng.uniform(-0.06, 0.06, 3)
+    shake = rng.normal(0.0, look.shake * side, (frames, 2))
+    drift = polar(rng.uniform(0, look.drift) * side, rng.uniform(0, 2 * math.pi))
+    box = np.array([width, height])
+    heading = angle + rng.uniform(-look.spread, look.spread)
+    target = draw_body(rng, shape, heading, look, box, frames, ground, scale=1.0)
+    bodies = [target]
+    if rng.random() < look.distractor:
+        others = [s for s in shapes if s != shape] or list(shapes)
+        away = heading + rng.uniform(math.pi / 4, 2 * math.pi - math.pi / 4)
+        other = others[rng.integers(len(others))]
+        bodies.insert(0, draw_body(rng, other, away, look, box, frames, ground, scale=rng.uniform(0.4, 0.6)))
+    bodies = [moved(body, shake) for body in bodies]
+    return Scene(
+        width=width,
+        height=height,
+        frames=frames,
+        fps=FRAME_RATES[rng.integers(len(FRAME_RATES))],
+        crf=int(rng.integers(crf[0], crf[1] + 1)),
+        gop=int(rng.choice([8, 12, 250])),
+        bodies=tuple(bodies),
+        ground=ground.astype(np.float32),
+        tint=rng.uniform(0.6, 1.2, 3).astype(np.float32),
+        waves=draw_waves(rng, look.texture, side),
+        shift=(np.arange(frames)[:, None] * drift + shake),
+        occluder=draw_occluder(rng, box) if rng.random() < look.occluded else None,
+        noise=look.noise * rng.uniform(0.5, 1.0),
+        noise_seed=int(rng.integers(2**32)),
+    )
+
+
+def draw_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, int]:
+    """Even width and height (H.264 4:2:0 needs even ones), the longer at most a fifth longer."""
+    short = rng.uniform(sides[0], sides[1])
+    long = min(short * rng.uniform(1.0, 1.2), sides[1])
+    pair = [2 * round(short / 2), 2 * round(long / 2)]
+    return (pair[0], pair[1]) if rng.random() < 0.5 else (pair[1], pair[0])
+
+
+def draw_body(
+    rng: np.random.Generator,
+    shape: str,
+    heading: float,
+    look: Look,
+    box: np.ndarray,
+    frames: int,
+    ground: np.ndarray,
+    *,
+    scale: float,
+) -> Body:
+    side = float(box.min())
+    step = polar(rng.uniform(*look.speed) * side, heading)
+    domain = look.domain * box
+    start = rng.uniform(0, 1, 2) * domain
+    path = (start + np.arange(frames)[:, None] * step) % domain + (box - domain) / 2
+    turn = rng.uniform(-0.02, 0.02) * np.arange(frames) + rng.uniform(-look.tilt, look.tilt)
+    colour = ground + rng.uniform(*look.contrast) + rng.uniform(-0.08, 0.08, 3)
+    return Body(
+        shape, path, turn, rng.uniform(*look.radius) * side * scale, rng.uniform(0.9, 1.1), colour.astype(np.float32)
+    )
+
+
+def moved(body: Body, shake: np.ndarray) -> Body:
+    return Body(body.shape, body.path + shake, body.angle, body.radius, body.squeeze, body.colour)
+
+
+def draw_waves(rng: np.random.Generator, texture: float, side: float) -> np.ndarray:
+    """(K, 4) plane waves: wave numbers in x and y (radians a pixel), phase, amplitude; total s.d. is `texture`."""
+    count = 6
+    cycles, directions = rng.uniform(1.0, 5.0, count), rng.uniform(0, 2 * math.pi, count)
+    numbers = 2 * math.pi * cycles / side
+    amplitude = np.full(count, texture * math.sqrt(2 / count))
+    columns = [
+        numbers * np.cos(directions),
+        numbers * np.sin(directions),
+        rng.uniform(0, 2 * math.pi, count),
+        amplitude,
+    ]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def draw_occluder(rng: np.random.Generator, box: np.ndarray) -> tuple[float, float, float, np.ndarray]:
+    """A bar across the frame: its normal's angle, its offset from the centre and half width in pixels, its colour."""
+    side = float(box.min())
+    colour = rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)
+    return (
+        rng.uniform(0, math.pi),
+        rng.uniform(-0.3, 0.3) * side,
+        rng.uniform(0.02, 0.07) * side,
+        colour.astype(np.float32),
+    )
+
+
+def polar(length: float, angle: float) -> np.ndarray:
+    """(2,) vector in pixels; image rows grow downwards, so up is negative y."""
+    return np.array([length * math.cos(angle), -length * math.sin(angle)])

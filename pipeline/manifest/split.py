@@ -1,0 +1,48 @@
+"""Splits by group: no group on two sides, and a new video changes no old one."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.artifacts.identity import unit_draw
+from pipeline.errors import InputError
+from pipeline.manifest.entries import SPLITS, Entry
+
+
+def assign_splits(
+    entries: Sequence[Entry], shares: Mapping[str, float], *, seed: int, val_from_train: float = 0.0
+) -> dict[str, str]:
+    """Split of every video. Given splits stay; a group without one falls by threshold on a draw from (seed, group).
+
+    `shares`: train, val, test, which sum to 1. `val_from_train`: share of the given training groups that validate, for
+    data sets whose official splits know no validation. InputError where a group stands on two sides.
+    """
+    given = {group: _held_out(group, split, val_from_train, seed) for group, split in _given(entries).items()}
+    drawn = {entry.group: _draw(entry.group, shares, seed) for entry in entries if entry.group not in given}
+    return {entry.video_id: given.get(entry.group) or drawn[entry.group] for entry in entries}
+
+
+def _given(entries: Sequence[Entry]) -> dict[str, str]:
+    sides: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry.split is not None:
+            sides.setdefault(entry.group, set()).add(entry.split)
+    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
+    if torn:
+        both = " and ".join(sorted(sides[torn[0]]))
+        raise InputError(
+            f"{len(torn)} groups stand on two sides, for example {torn[0]!r} in {both}: videos of one group are alike, "
+            "so a test on them would be too kind; give each group one split"
+        )
+    return {group: next(iter(splits)) for group, splits in sides.items()}
+
+
+def _held_out(group: str, split: str, share: float, seed: int) -> str:
+    return "val" if split == "train" and unit_draw("val from train", seed, group) < share else split
+
+
+def _draw(group: str, shares: Mapping[str, float], seed: int) -> str:
+    draw, below = unit_draw("split", seed, group), 0.0
+    for split in SPLITS:
+        below += shares[split]
+        if draw < below:
+            return split
+    return max(SPLITS, key=lambda split: shares[split])

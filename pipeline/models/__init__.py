@@ -1,0 +1,1 @@
+"""Networks: every one takes the canonical raster and gives logits and one pooled feature per substage."""

@@ -1,0 +1,93 @@
+"""The precompute graph, one streaming execution:
+
+    read_parquet(open micro-batches)  ->  frames (CPU actors, a decode child each)  ->  teacher (actors)  ->  driver
+    1 row = 1 micro-batch                 1 : 1, + (B,T,H,W,3) uint8                    1 : 1, frames -> logits, z_l
+
+Nothing is waited for between the stages; the driver takes rows as they finish, in any order, and commits whole shards.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from pipeline.on_ray.capacity import Demand
+
+READ_CPUS = 0.1
+Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Actors per stage and what each holds. `teachers` 0: frames only."""
+
+    decoders: int
+    decode_cpus: float
+    teachers: int = 0
+    teacher_cpus: float = 0.0
+    teacher_gpus: float = 0.0
+
+    def demands(self) -> list[Demand]:
+        teacher = Demand("teacher actors", self.teachers, self.teacher_cpus, self.teacher_gpus)
+        fixed = [Demand("reading", 1, READ_CPUS), Demand("decode actors", self.decoders, self.decode_cpus)]
+        return fixed + ([teacher] if self.teachers else [])
+
+
+class _OneRow:
+    """Runs a stage on the single row of a batch: Ray Data sees arrays with a leading axis of 1."""
+
+    def __init__(self, build: Callable[[], Stage]) -> None:
+        self.stage = build()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        done = self.stage({name: _plain(values[0]) for name, values in batch.items()})
+        return {name: _batched(value) for name, value in done.items()}
+
+
+def stream(
+    rows: Path, frames: Callable[[], Stage], teacher: Callable[[], Stage] | None, pools: Pools
+) -> Iterator[dict[str, Any]]:
+    """Run the graph over the micro-batches in the Parquet file `rows`; yields finished rows as they come.
+
+    `frames` and `teacher` build the stage inside its actor.
+    """
+    graph = ray.data.read_parquet(str(rows), ray_remote_args={"num_cpus": READ_CPUS})
+    graph = graph.repartition(target_num_rows_per_block=1)
+    graph = graph.map_batches(
+        _OneRow,
+        batch_size=1,
+        compute=ActorPoolStrategy(size=pools.decoders),
+        num_cpus=pools.decode_cpus,
+        fn_constructor_kwargs={"build": frames},
+    )
+    if teacher is not None:
+        graph = graph.map_batches(
+            _OneRow,
+            batch_size=1,
+            compute=ActorPoolStrategy(size=pools.teachers),
+            num_cpus=pools.teacher_cpus,
+            num_gpus=pools.teacher_gpus or None,
+            fn_constructor_kwargs={"build": teacher},
+        )
+    for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
+        yield {name: _plain(values[0]) for name, values in batch.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return value.tolist()
+    return value
+
+
+def _batched(value: Any) -> Any:
+    return (
+        value[None]
+        if isinstance(value, np.ndarray)
+        else np.asarray([value], dtype=object if isinstance(value, str) else None)
+    )

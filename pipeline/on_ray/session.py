@@ -1,0 +1,147 @@
+"""One Ray session per driver: started when the first step needs it, token-authenticated, on the loopback address.
+
+`address: null` starts a session of our own. Otherwise the driver joins the cluster at `address` ("auto" for this
+machine's) and leaves its authentication as the environment says.
+"""
+
+import logging
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import JobError
+from pipeline.on_ray.capacity import Capacity, Demand, check
+
+LOG = logging.getLogger(__name__)
+RESOURCE_POLL = 5.0
+SAY_EVERY = 60.0
+
+
+@dataclass
+class Session:
+    """Lazy owner of the Ray connection; `startup_seconds` is what starting cost."""
+
+    address: str | None
+    token_folder: Path
+    dashboard: bool = True
+    max_cpus: float | None = None
+    max_gpus: float | None = None
+    expect_cpus: float | None = None
+    expect_gpus: float | None = None
+    startup_timeout: float = 600.0
+    startup_seconds: float = field(default=0.0, init=False)
+    _ours: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Start or join Ray; a second call does nothing."""
+        import ray
+
+        if ray.is_initialized():
+            return
+        began = time.monotonic()
+        self._authenticate()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if self.address is None:
+            self._start_local()
+        else:
+            _join(self.address)
+        self._ours = True
+        self.startup_seconds += time.monotonic() - began
+
+    def _start_local(self) -> None:
+        import ray
+
+        # Workers inherit this environment: one thread each unless a recipe says otherwise (sums depend on it).
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        ray.init(
+            address="local",
+            num_cpus=int(self.max_cpus) if self.max_cpus else None,
+            include_dashboard=self.dashboard,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+
+    def _authenticate(self) -> None:
+        if self.address is not None:
+            has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+            os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+            return
+        path = self.token_folder / ".ray-token"
+        self.token_folder.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(secrets.token_hex(32))
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path.resolve()))
+
+    def capacity(self) -> Capacity:
+        """What the cluster can become: declared growth if any, else its total, both under the job's own cap."""
+        import ray
+
+        self.start()
+        total = ray.cluster_resources()
+        expected = self.expect_cpus is not None or self.expect_gpus is not None
+        cpus = max(total.get("CPU", 0.0), self.expect_cpus or 0.0)
+        gpus = max(total.get("GPU", 0.0), self.expect_gpus or 0.0)
+        source = "cluster.expect" if expected else "its present total"
+        if self.max_cpus is not None or self.max_gpus is not None:
+            source += ", capped by cluster.max_cpus / max_gpus"
+        return Capacity(_cap(cpus, self.max_cpus), _cap(gpus, self.max_gpus), source)
+
+    def require(self, step: str, demands: list[Demand]) -> None:
+        """Refuse what can never be placed; wait (saying each minute for what) for what is not free yet."""
+        check(step, demands, self.capacity())
+        self._wait(step, sum(d.count * d.cpus for d in demands), sum(d.count * d.gpus for d in demands))
+
+    def _wait(self, step: str, cpus: float, gpus: float) -> None:
+        import ray
+
+        began, said = time.monotonic(), 0.0
+        while not _free(cpus, gpus):
+            waited = time.monotonic() - began
+            if waited > self.startup_timeout:
+                raise JobError(
+                    f"{step}: {cpus:g} CPU, {gpus:g} GPU did not become free within {self.startup_timeout:g} s "
+                    "(cluster.startup_timeout); the same command goes on from what is done"
+                )
+            if waited >= said:
+                _ask_autoscaler(cpus)
+                LOG.warning("%s waits for %g CPU, %g GPU; free now: %s", step, cpus, gpus, ray.available_resources())
+                said += SAY_EVERY
+            time.sleep(RESOURCE_POLL if waited > RESOURCE_POLL else 0.2)
+
+    def close(self) -> None:
+        """Leave Ray (and stop it, where it was ours)."""
+        if not self._ours:
+            return
+        import ray
+
+        ray.shutdown()
+        self._ours = False
+
+
+def _join(address: str) -> None:
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise JobError(f"no Ray cluster answers at cluster.address = {address}: {error}") from error
+
+
+def _cap(value: float, limit: float | None) -> float:
+    return value if limit is None else min(value, limit)
+
+
+def _free(cpus: float, gpus: float) -> bool:
+    import ray
+
+    free = ray.available_resources()
+    return free.get("CPU", 0.0) + 1e-9 >= cpus and free.get("GPU", 0.0) + 1e-9 >= gpus
+
+
+def _ask_autoscaler(cpus: float) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(num_cpus=int(-(-cpus // 1)))

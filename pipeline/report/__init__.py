@@ -1,0 +1,1 @@
+"""The report: figures and one HTML page that opens without a network."""

@@ -1,0 +1,269 @@
+"""What the report is made of: plain data, so that it can be filled from JSON files. Every field may be empty.
+
+Accuracies, ECE, agreement and shares are fractions of 1; NLL is in nats; times are seconds unless the name says ms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+ROLES = ("teacher", "assistant", "student", "control")
+# what the training loop logs, by panel
+PANELS = {
+    "Loss and its parts": ("loss", "ce", "kd", "corr", "comb", "dist", "feature"),
+    "R² per substage": ("r2_*",),
+    "Correlation loss per substage": ("corr_*",),
+    "Weight per substage": ("omega_*",),
+}
+Line = tuple[Sequence[float], Sequence[float]]
+Panels = dict[str, dict[str, Line]]
+_COUNTS = ("videos", "clips", "unlabelled_videos", "quarantined_videos", "top1_quarantined_wrong")
+_PLAIN = ("top1", "top5", "ece", "nll", "agreement", *_COUNTS)
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One network in the headline table and in the figure of accuracy against cost; None is shown as a dash."""
+
+    name: str
+    role: str
+    top1: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval_method: str = ""
+    top5: float | None = None
+    top5_k: int = 5
+    ece: float | None = None
+    ece_scaled: float | None = None
+    nll: float | None = None
+    nll_scaled: float | None = None
+    temperature: float | None = None
+    agreement: float | None = None
+    clip_top1: float | None = None
+    videos: int | None = None
+    clips: int | None = None
+    unlabelled_videos: int | None = None
+    quarantined_videos: int | None = None
+    top1_quarantined_wrong: float | None = None
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+    train_steps: int | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.role in ROLES, f"role {self.role!r} is none of {ROLES}"
+
+    @classmethod
+    def from_metrics(
+        cls,
+        name: str,
+        role: str,
+        metrics: Mapping[str, Any],
+        cost: Mapping[str, Any] | None = None,
+        *,
+        train_steps: int | None = None,
+        note: str = "",
+    ) -> "NetworkRow":
+        """Row from the dict of `evaluation.metrics.video_metrics` and that of `evaluation.cost.Cost.as_dict`."""
+        interval, scaled, price = metrics.get("top1_interval") or {}, metrics.get("scaled") or {}, cost or {}
+        plain = {key: metrics.get(key) for key in _PLAIN}
+        return cls(
+            name=name,
+            role=role,
+            low=interval.get("low"),
+            high=interval.get("high"),
+            interval_method=interval.get("method", ""),
+            top5_k=metrics.get("top5_k", 5),
+            ece_scaled=scaled.get("ece"),
+            nll_scaled=scaled.get("nll"),
+            temperature=scaled.get("temperature"),
+            clip_top1=(metrics.get("clip") or {}).get("top1"),
+            params=price.get("params"),
+            flops=price.get("flops"),
+            latency_ms=price.get("latency_ms"),
+            train_steps=train_steps,
+            note=note,
+            **plain,
+        )
+
+
+@dataclass(frozen=True)
+class Room:
+    """Whether the setting can show anything: accuracies on one split, and what the labeller knows."""
+
+    teacher: float
+    alone: float | None = None
+    alone_double: float | None = None
+    given_labels: float | None = None
+    labeller: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks on the same test videos: difference first - second, error √(b + c) / n (`Discordance.as_dict`)."""
+
+    first: str
+    second: str
+    difference: float
+    error: float
+    only_first: int
+    only_second: int
+    n: int
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class PhaseSpan:
+    """A phase of training: steps first..last (last not included), as `phases` of the job has them."""
+
+    name: str
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves of one training: panel title → line name → (steps, values)."""
+
+    network: str
+    panels: Panels
+    phases: list[PhaseSpan] = field(default_factory=list)
+
+    @classmethod
+    def from_records(
+        cls,
+        network: str,
+        records: Sequence[Mapping[str, float]],
+        phases: Sequence[PhaseSpan] = (),
+        panels: Mapping[str, Sequence[str]] = PANELS,
+    ) -> "Curves":
+        """Curves from logged records, each with `step` and metrics; `panels`: title → names or prefixes ending in *.
+
+        A line is named by what follows the prefix, a number there is a substage. A metric that never occurs has no line, a panel without lines is
+        left out; records without the metric are passed over.
+        """
+        names = list(dict.fromkeys(key for record in records for key in record if key != "step"))
+        filled: Panels = {
+            title: {label: _line(records, name) for name, label in _labels(names, patterns)}
+            for title, patterns in panels.items()
+        }
+        return cls(network, {title: lines for title, lines in filled.items() if lines}, list(phases))
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts (C, C): row = given label, column = prediction."""
+
+    network: str
+    classes: Sequence[str]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is shown: texts and numbers, the first column is the row's name."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What label refinement did; accuracies only where the clean labels are known (injected noise)."""
+
+    channel: str
+    reason: str = ""
+    videos: int | None = None
+    flipped: int | None = None
+    rate: float | None = None
+    temperature: float | None = None
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    self_test: Table | None = None
+    per_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # class → flipped away from it, to it
+
+
+@dataclass(frozen=True)
+class FlippedLabel:
+    """One video whose label changed; frames uint8 (T, H, W, 3) where they are cached."""
+
+    video_id: str
+    given: str
+    refined: str
+    confidence: float | None = None
+    truth: str | None = None
+    frames: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class QuarantinedVideo:
+    """One video that could not be decoded."""
+
+    video_id: str
+    reason: str
+    message: str = ""
+    split: str = ""
+    frames: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step, start-up (processes, imports, cluster) apart from work; skipped: found by its key."""
+
+    step: str
+    startup_s: float = 0.0
+    work_s: float = 0.0
+    skipped: bool = False
+
+
+@dataclass
+class ReportFacts:
+    """All of the report. `data` and `environment` are label → value pairs for two small tables."""
+
+    title: str = "Staged knowledge distillation"
+    run: str = ""
+    created: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    networks: list[NetworkRow] = field(default_factory=list)
+    gap_recovered: float | None = None
+    room: Room | None = None
+    comparisons: list[Comparison] = field(default_factory=list)
+    curves: list[Curves] = field(default_factory=list)
+    confusion: list[Confusion] = field(default_factory=list)
+    refinement: Refinement | None = None
+    flipped: list[FlippedLabel] = field(default_factory=list)
+    quarantined: list[QuarantinedVideo] = field(default_factory=list)
+    quarantined_total: int | None = None
+    tables: list[Table] = field(default_factory=list)
+    timings: list[StepTime] = field(default_factory=list)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def of_role(self, role: str) -> list[NetworkRow]:
+        """Networks of one role, in order."""
+        return [row for row in self.networks if row.role == role]
+
+
+def _line(records: Sequence[Mapping[str, float]], name: str) -> Line:
+    points = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _labels(names: Sequence[str], patterns: Sequence[str]) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        prefix = pattern.removesuffix("*")
+        hits = [name for name in names if (name.startswith(prefix) if pattern.endswith("*") else name == pattern)]
+        for name in hits:
+            rest = name[len(prefix) :] or name
+            found.setdefault(name, f"substage {rest}" if rest.isdigit() else rest)
+    return list(found.items())

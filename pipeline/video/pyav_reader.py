@@ -1,0 +1,174 @@
+"""PyAV by packets: exact in every container, where seeking is not.
+
+Frame i is the i-th packet in order of time that is meant to be shown. To reach a frame, decoding starts at the last key
+packet that is not shown after it. Where packets carry no usable times (AVI has none at all; raw streams; packed
+B-frames), the video is decoded once on opening and frames are counted as they come out.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.video.handle import DecodeError, Handle, Shown, facts_of, read_head
+
+if TYPE_CHECKING:
+    from pipeline.video.packets import Packets
+
+# Decoded frames of a video without packet times that are kept, so that it is decoded once and not twice.
+KEEP_FRAME_BYTES = 1 << 28
+
+# FFmpeg guesses the times of packets in these, wrongly where frames are stored in another order than shown.
+_UNTIMED_FORMATS = {"avi"}
+
+
+class PyAVReader:
+    """The second reader."""
+
+    name = "pyav"
+
+    @property
+    def version(self) -> str:
+        """The installed PyAV."""
+        return version("av")
+
+    def open(self, path: str | Path) -> "PyAVHandle":
+        """OSError where storage fails, DecodeError for a fact about the file."""
+        from pipeline.video.packets import Packets  # loads FFmpeg, which the planning of views does not need
+
+        read_head(path)
+        packets = Packets(os.path.abspath(path))
+        try:
+            return PyAVHandle(packets)
+        except BaseException:
+            packets.close()
+            raise
+
+
+class PyAVHandle(Handle):
+    """A video opened by PyAV."""
+
+    def __init__(self, packets: "Packets") -> None:
+        self._packets = packets
+        first = packets.first_frame()
+        self._order = _order_of(packets, first)
+        self.times = self._order.times
+        self._size = first.width, first.height
+        self._turns = first.rotation // 90 % 4
+        width, height = self._size[::-1] if self._turns % 2 else self._size
+        self.facts = facts_of(self.times, self._order.last, width, height)
+
+    def stream(self, indices: Iterable[int]) -> Iterator[Shown]:
+        """See Handle.stream; DecodeError `unreadable` where more than half of the frames asked for are lost."""
+        wanted, lost = list(indices), 0
+        end = (len(self.times), None)
+        flow: Iterator[tuple[int, Any]] = iter(())
+        last: tuple[int, Any] | None = None
+        ahead: tuple[int, Any] | None = None
+        for index in wanted:
+            place = self._order.place_before(index)
+            if ahead is None or (ahead[0] < index and place > self._packets.fed):
+                flow, last, ahead = self._order.frames_from(place), ahead or last, None
+            while ahead is None or ahead[0] <= index:
+                last, ahead = ahead or last, next(flow, end)
+            given, frame = last or ahead
+            lost += given != index
+            if frame is None or 2 * lost > len(wanted):
+                raise DecodeError("unreadable", f"{lost} or more of the {len(wanted)} frames asked for do not decode")
+            yield Shown(index, given, self._rgb(frame))
+
+    def close(self) -> None:
+        """Free packets, decoder and file."""
+        self._packets.close()
+
+    def _rgb(self, frame: Any) -> NDArray[np.uint8]:
+        width, height = self._size
+        # A thread pool for the conversion would cost more than the conversion.
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
+        return np.ascontiguousarray(np.rot90(pixels, self._turns))
+
+
+class _Order(Protocol):
+    """Which frame is number i: `times` (n,) in seconds, `last` the seconds of the last one, and where to find them."""
+
+    times: NDArray[np.float64]
+    last: float
+
+    def place_before(self, index: int) -> int:
+        """The packet from which decoding leads to frame `index` soonest."""
+
+    def frames_from(self, place: int) -> Iterator[tuple[int, Any]]:
+        """(index, frame) in the order in which they come out when decoding starts at packet `place`."""
+
+
+class _ByTime:
+    """Frames are known by the timestamps of their packets."""
+
+    def __init__(self, packets: "Packets", shown: list[Any]) -> None:
+        self._packets = packets
+        self._index = {packet.pts: index for index, packet in enumerate(shown)}
+        keys = [(packet.pts, place) for place, packet in enumerate(packets.packets) if packet.is_keyframe]
+        self._key_times, self._key_places = [pts for pts, _ in keys], [place for _, place in keys]
+        self._pts = list(self._index)
+        self.times = _seconds(self._pts, packets)
+        self.last = float((shown[-1].duration or 0) * packets.stream.time_base)
+
+    def place_before(self, index: int) -> int:
+        key = bisect_right(self._key_times, self._pts[index]) - 1
+        return self._key_places[key] if key >= 0 else 0
+
+    def frames_from(self, place: int) -> Iterator[tuple[int, Any]]:
+        for frame in self._packets.decoded(place):
+            index = self._index.get(frame.pts)
+            if index is not None:
+                yield index, frame
+
+
+class _ByCount:
+    """Frames are counted as they come out; their times are their own where these increase, else even."""
+
+    def __init__(self, packets: "Packets") -> None:
+        self._packets = packets
+        self._kept: list[Any] | None = []
+        pts, size = [], 0
+        for frame in packets.decoded(0):
+            pts.append(frame.pts)
+            size += 3 * frame.width * frame.height // 2
+            self._kept = [*self._kept, frame] if self._kept is not None and size <= KEEP_FRAME_BYTES else None
+        rate = float(packets.stream.average_rate or packets.stream.guessed_rate or 25)
+        self.times = _seconds(pts, packets) if _increasing(pts) else np.arange(len(pts)) / rate
+        self.last = 1 / rate
+
+    def place_before(self, index: int) -> int:
+        return 0
+
+    def frames_from(self, place: int) -> Iterator[tuple[int, Any]]:
+        return enumerate(self._packets.decoded(0) if self._kept is None else self._kept)
+
+
+def _order_of(packets: "Packets", first: Any) -> _Order:
+    """By time where the packets' times can be trusted: the first frame that comes out must bear the first time."""
+    shown = [packet for packet in packets.packets if not packet.is_discard]
+    times = [packet.pts for packet in shown]
+    if packets.container.format.name in _UNTIMED_FORMATS or None in times or not times:
+        return _ByCount(packets)
+    shown.sort(key=lambda packet: packet.pts)
+    if first.pts != shown[0].pts or not _increasing([packet.pts for packet in shown]):
+        return _ByCount(packets)
+    return _ByTime(packets, shown)
+
+
+def _increasing(pts: Sequence[int | None]) -> bool:
+    known = [each for each in pts if each is not None]
+    return len(known) == len(pts) and all(a < b for a, b in pairwise(known))
+
+
+def _seconds(pts: Sequence[int], packets: "Packets") -> NDArray[np.float64]:
+    base = packets.stream.time_base
+    return np.array([float((each - pts[0]) * base) for each in pts])
