@@ -36,7 +36,7 @@ __all__ = [
     "write_table",
 ]
 
-ROW_GROUP_BYTES = 32 << 20
+ROW_GROUP_BYTES = 16 << 20  # of tensors; writing and reading need about ten times this beside the table
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,17 @@ def read_object(
     """Rows of a committed object, with `columns` in the order asked for (default: all).
 
     Size and page checksums are always checked, the sha256 of the whole file where `check`. JobError names what is
-    damaged, InputError an unknown column.
+    damaged, InputError an unknown column; an OSError of the store itself passes through.
     """
     path = object_path(folder, obj, check=check)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_columns(path, file.schema_arrow.names, columns or ())
-            table = _read_by_group(file, None if columns is None else list(columns))
+            return _read_by_group(file, None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the system's word on the store, not Arrow's on the file: the caller may try again
         raise JobError(_damaged(path, f"cannot be read ({error})")) from error
-    return table if columns is None else table.select(list(columns))
 
 
 def read_bytes(folder: Path, obj: DataObject, *, check: bool = True) -> bytes:
@@ -194,9 +195,9 @@ def _check_columns(path: Path, known: Sequence[str], asked: Sequence[str]) -> No
 
 
 def _read_by_group(file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
-    """Group by group: reading pixels takes about ten times their size for a moment, in a single call for all of them."""
+    """Group by group: one call for all would need about ten times the size of all pixels for a moment."""
     groups = [file.read_row_group(n, columns=columns) for n in range(file.num_row_groups)]
-    return pa.concat_tables(groups) if groups else file.read(columns=columns)
+    return pa.concat_tables(groups)
 
 
 def _normal(table: pa.Table) -> pa.Table:

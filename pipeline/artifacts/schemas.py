@@ -175,6 +175,3 @@ def labels_schema(num_classes: int) -> pa.Schema:
             _needed("predicted", pa.int32()),
         ],
     )
-
-
-LABELS = labels_schema

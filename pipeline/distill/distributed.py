@@ -4,23 +4,28 @@ The gathered batch is `pipeline.losses.gather`; with world 1 nothing here commun
 """
 
 import gc
+import logging
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+
+log = logging.getLogger(__name__)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
     """The mean over ranks of the extra parameters' gradients: they see the gathered batch, so ranks hold the same
     gradient up to the machine's rounding, and must stay the same for ever."""
-    if world == 1:
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world == 1 or not grads:
         return
-    for parameter in parameters:
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= world
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    for grad, mean in zip(grads, (flat / world).split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
 
 
 def any_rank(flag: bool, world: int, device: torch.device) -> bool:
@@ -59,7 +64,12 @@ def wrapped(network: nn.Module, world: int, *, all_used: bool) -> nn.Module:
 
 
 def synchronised(network: nn.Module, world: int, device: torch.device) -> nn.Module:
-    """Batch norm over the global batch where several ranks train on accelerators (torch has none for CPU)."""
-    if world > 1 and device.type == "cuda":
+    """Batch norm over the global batch where several ranks train on accelerators; torch has none for CPU, where each
+    rank then normalises its own rows, with a warning."""
+    if world == 1:
+        return network
+    if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if any(isinstance(module, _BatchNorm) and module.training for module in network.modules()):
+        log.warning("batch norm over %d CPU workers sees each worker's rows alone; use group norm or one worker", world)
     return network

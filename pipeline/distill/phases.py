@@ -90,8 +90,3 @@ def _placed(phases: list[Phase], steps: int, length: int) -> list[Phase]:
 
 def _at(phase: Phase, index: int, first: int, stop: int) -> Phase:
     return replace(phase, index=index, first_step=first, stop=stop)
-
-
-def phase_at(phases: Sequence[Phase], step: int) -> Phase:
-    """The phase that `step` belongs to."""
-    return next(phase for phase in phases if phase.first_step <= step < phase.stop)

@@ -57,6 +57,7 @@ class Context:
                 expect_gpus=cluster.expect.GPU,
                 startup_timeout=cluster.startup_timeout,
             )
+            self._session.start()
         return self._session
 
     def track(self) -> Tracker:

@@ -164,10 +164,11 @@ def _stream(
 
 def _pools(context: Context, teacher: Model | None) -> Any:
     from pipeline.on_ray.capacity import fit_decoders
+
+    capacity, section = context.ray().capacity(), context.recipe.precompute
     from pipeline.on_ray.precompute import READ_CPUS, Pools
 
-    section = context.recipe.precompute
-    free = context.ray().capacity().cpus - READ_CPUS
+    free = capacity.cpus - READ_CPUS
     if teacher is None:
         return Pools(fit_decoders(section.decoders, section.decode_cpus, free), section.decode_cpus)
     gpus = 1.0 if device(section.device) == "cuda" else 0.0

@@ -22,3 +22,9 @@ def encode_mp4(frames: np.ndarray, *, fps: float, crf: int, gop: int, preset: st
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return buffer.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of a file depend on beside its frames."""
+    libraries = {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
+    return {"av": av.__version__, "numpy": np.__version__, **libraries}

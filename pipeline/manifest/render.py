@@ -5,7 +5,7 @@ Legend: T frames, H height, W width, K waves.
 
 import numpy as np
 
-from pipeline.manifest.scene import Body, Scene
+from pipeline.manifest.scene import Body, Occluder, Scene
 
 # Radius of each shape in units that give all of them the area 2: bytes and brightness must not tell the shape.
 SQUARE, ELLIPSE, TRIANGLE, CROSS = 0.7071, (1.030, 0.618), 1.2408, (1.0, 0.2929)
@@ -18,8 +18,7 @@ def render(scene: Scene) -> np.ndarray:
     for body in scene.bodies:
         blend(canvas, mask(body, x, y), body.colour)
     if scene.occluder is not None:
-        angle, offset, half, colour = scene.occluder
-        blend(canvas, bar(scene, x, y, angle, offset, half), colour)
+        blend(canvas, bar(scene.occluder, scene.shake, x, y), scene.occluder.colour)
     canvas += grain(scene)[..., None]
     return np.clip(canvas * 255.0, 0, 255).astype(np.uint8)
 
@@ -27,7 +26,7 @@ def render(scene: Scene) -> np.ndarray:
 def background(scene: Scene, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """(T, H, W): sum of plane waves by sin(a + b) = sin a cos b + cos a sin b, so two small matrix products a frame."""
     kx, ky, phase, amplitude = scene.waves.T
-    shift = scene.shift.astype(np.float32)
+    shift = scene.drifted.astype(np.float32)
     across = kx * (x[None, :, None] - shift[:, :1, None])
     down = ky * (y[None, :, None] - shift[:, 1:, None]) + phase
     left = np.concatenate([np.cos(down) * amplitude, np.sin(down) * amplitude], -1)
@@ -58,13 +57,14 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.maximum(long - length, short - half)
 
 
-def bar(scene: Scene, x: np.ndarray, y: np.ndarray, angle: float, offset: float, half: float) -> np.ndarray:
-    """(T, H, W) coverage of a bar that stands in the world, so the camera's shake moves it too."""
-    steady = scene.shift - np.arange(scene.frames)[:, None] * (scene.shift[-1] - scene.shift[0]) / scene.frames
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    centred_x = x[None, None, :] - np.float32(scene.width / 2) - steady[:, :1, None].astype(np.float32)
-    centred_y = y[None, :, None] - np.float32(scene.height / 2) - steady[:, 1:, None].astype(np.float32)
-    return np.clip(0.5 + half - np.abs(cos * centred_x + sin * centred_y - np.float32(offset)), 0.0, 1.0)
+def bar(occluder: Occluder, shake: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(T, H, W) coverage of a bar that stands still but for the camera's shake."""
+    cos, sin = np.cos(occluder.angle), np.sin(occluder.angle)
+    centre = cos * (len(x) / 2 + shake[:, 0]) + sin * (len(y) / 2 + shake[:, 1]) + occluder.offset
+    across = (cos * x[None, :] + sin * y[:, None]).astype(np.float32)
+    return np.clip(
+        np.float32(0.5 + occluder.half) - np.abs(across - centre[:, None, None].astype(np.float32)), 0.0, 1.0
+    )
 
 
 def blend(canvas: np.ndarray, coverage: np.ndarray, colour: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 SHAPES = ("square", "ellipse", "triangle", "cross")
 FRAME_RATES = (12.0, 15.0, 20.0, 24.0, 25.0, 30.0)
+KEY_FRAMES = (8, 12, 250)  # largest distance of key frames
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,26 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Ranges:
+    """Which shapes there are, and what does not depend on difficulty: sides in pixels, frames, quality of the encoder."""
+
+    shapes: tuple[str, ...] = SHAPES
+    sides: tuple[int, int] = (40, 72)
+    lengths: tuple[int, int] = (20, 30)
+    crf: tuple[int, int] = (23, 35)
+
+
+@dataclass(frozen=True)
+class Occluder:
+    """A bar across the frame: its normal's angle, offset from the centre and half width in pixels, colour."""
+
+    angle: float
+    offset: float
+    half: float
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
 class Body:
     """A moving shape. Positions are (T, 2) x and y in pixels, one row a frame."""
 
@@ -67,7 +88,11 @@ class Body:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything the renderer and the encoder need. Waves: background texture as a sum of moving plane waves."""
+    """Everything the renderer and the encoder need.
+
+    waves: the background's texture as a sum of plane waves (K, 4); drifted, shake: offsets (T, 2) in pixels of the
+    background and of the camera.
+    """
 
     width: int
     height: int
@@ -79,52 +104,34 @@ class Scene:
     ground: np.ndarray
     tint: np.ndarray
     waves: np.ndarray
-    shift: np.ndarray
-    occluder: tuple[float, float, float, np.ndarray] | None
+    drifted: np.ndarray
+    shake: np.ndarray
+    occluder: Occluder | None
     noise: float
     noise_seed: int
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    shape: str,
-    angle: float,
-    look: Look,
-    *,
-    shapes: tuple[str, ...] = SHAPES,
-    sides: tuple[int, int] = (40, 72),
-    lengths: tuple[int, int] = (20, 30),
-    crf: tuple[int, int] = (23, 35),
-) -> Scene:
+def draw_scene(rng: np.random.Generator, shape: str, angle: float, look: Look, ranges: Ranges) -> Scene:
     """Draw a video of `shape` that moves in direction `angle` (radians, 0 to the right, turning upwards)."""
-    width, height = draw_size(rng, sides)
-    frames = int(rng.integers(lengths[0], lengths[1] + 1))
-    side = min(width, height)
-    ground = rng.uniform(*look.ground) + rng.uniform(-0.06, 0.06, 3)
+    width, height = draw_size(rng, ranges.sides)
+    box, side = np.array([width, height]), min(width, height)
+    frames = int(rng.integers(ranges.lengths[0], ranges.lengths[1] + 1))
     shake = rng.normal(0.0, look.shake * side, (frames, 2))
     drift = polar(rng.uniform(0, look.drift) * side, rng.uniform(0, 2 * math.pi))
-    box = np.array([width, height])
-    heading = angle + rng.uniform(-look.spread, look.spread)
-    target = draw_body(rng, shape, heading, look, box, frames, ground, scale=1.0)
-    bodies = [target]
-    if rng.random() < look.distractor:
-        others = [s for s in shapes if s != shape] or list(shapes)
-        away = heading + rng.uniform(math.pi / 4, 2 * math.pi - math.pi / 4)
-        other = others[rng.integers(len(others))]
-        bodies.insert(0, draw_body(rng, other, away, look, box, frames, ground, scale=rng.uniform(0.4, 0.6)))
-    bodies = [moved(body, shake) for body in bodies]
+    ground = rng.uniform(*look.ground) + rng.uniform(-0.06, 0.06, 3)
     return Scene(
         width=width,
         height=height,
         frames=frames,
         fps=FRAME_RATES[rng.integers(len(FRAME_RATES))],
-        crf=int(rng.integers(crf[0], crf[1] + 1)),
-        gop=int(rng.choice([8, 12, 250])),
-        bodies=tuple(bodies),
+        crf=int(rng.integers(ranges.crf[0], ranges.crf[1] + 1)),
+        gop=KEY_FRAMES[rng.integers(len(KEY_FRAMES))],
+        bodies=draw_bodies(rng, shape, angle, look, ranges, box, shake, ground),
         ground=ground.astype(np.float32),
         tint=rng.uniform(0.6, 1.2, 3).astype(np.float32),
         waves=draw_waves(rng, look.texture, side),
-        shift=(np.arange(frames)[:, None] * drift + shake),
+        drifted=np.arange(frames)[:, None] * drift + shake,
+        shake=shake,
         occluder=draw_occluder(rng, box) if rng.random() < look.occluded else None,
         noise=look.noise * rng.uniform(0.5, 1.0),
         noise_seed=int(rng.integers(2**32)),
@@ -139,31 +146,47 @@ def draw_size(rng: np.random.Generator, sides: tuple[int, int]) -> tuple[int, in
     return (pair[0], pair[1]) if rng.random() < 0.5 else (pair[1], pair[0])
 
 
+def draw_bodies(
+    rng: np.random.Generator,
+    shape: str,
+    angle: float,
+    look: Look,
+    ranges: Ranges,
+    box: np.ndarray,
+    shake: np.ndarray,
+    ground: np.ndarray,
+) -> tuple[Body, ...]:
+    """The target last (in front); before it, if drawn, a smaller distractor of another shape and direction."""
+    heading = angle + rng.uniform(-look.spread, look.spread)
+    bodies = [draw_body(rng, shape, heading, look, box, shake, ground)]
+    if rng.random() < look.distractor:
+        others = [other for other in ranges.shapes if other != shape] or list(ranges.shapes)
+        away = heading + rng.uniform(math.pi / 4, 2 * math.pi - math.pi / 4)
+        other = others[rng.integers(len(others))]
+        bodies.insert(0, draw_body(rng, other, away, look, box, shake, ground, scale=rng.uniform(0.4, 0.6)))
+    return tuple(bodies)
+
+
 def draw_body(
     rng: np.random.Generator,
     shape: str,
     heading: float,
     look: Look,
     box: np.ndarray,
-    frames: int,
+    shake: np.ndarray,
     ground: np.ndarray,
     *,
-    scale: float,
+    scale: float = 1.0,
 ) -> Body:
-    side = float(box.min())
+    side, time = float(box.min()), np.arange(len(shake))
     step = polar(rng.uniform(*look.speed) * side, heading)
     domain = look.domain * box
     start = rng.uniform(0, 1, 2) * domain
-    path = (start + np.arange(frames)[:, None] * step) % domain + (box - domain) / 2
-    turn = rng.uniform(-0.02, 0.02) * np.arange(frames) + rng.uniform(-look.tilt, look.tilt)
+    path = (start + time[:, None] * step) % domain + (box - domain) / 2 + shake
+    turn = rng.uniform(-0.02, 0.02) * time + rng.uniform(-look.tilt, look.tilt)
     colour = ground + rng.uniform(*look.contrast) + rng.uniform(-0.08, 0.08, 3)
-    return Body(
-        shape, path, turn, rng.uniform(*look.radius) * side * scale, rng.uniform(0.9, 1.1), colour.astype(np.float32)
-    )
-
-
-def moved(body: Body, shake: np.ndarray) -> Body:
-    return Body(body.shape, body.path + shake, body.angle, body.radius, body.squeeze, body.colour)
+    radius = rng.uniform(*look.radius) * side * scale
+    return Body(shape, path, turn, radius, rng.uniform(0.9, 1.1), colour.astype(np.float32))
 
 
 def draw_waves(rng: np.random.Generator, texture: float, side: float) -> np.ndarray:
@@ -181,16 +204,11 @@ def draw_waves(rng: np.random.Generator, texture: float, side: float) -> np.ndar
     return np.stack(columns, 1).astype(np.float32)
 
 
-def draw_occluder(rng: np.random.Generator, box: np.ndarray) -> tuple[float, float, float, np.ndarray]:
-    """A bar across the frame: its normal's angle, its offset from the centre and half width in pixels, its colour."""
+def draw_occluder(rng: np.random.Generator, box: np.ndarray) -> Occluder:
     side = float(box.min())
-    colour = rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)
-    return (
-        rng.uniform(0, math.pi),
-        rng.uniform(-0.3, 0.3) * side,
-        rng.uniform(0.02, 0.07) * side,
-        colour.astype(np.float32),
-    )
+    colour = (rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)).astype(np.float32)
+    offset, half = rng.uniform(-0.3, 0.3) * side, rng.uniform(0.02, 0.07) * side
+    return Occluder(rng.uniform(0, math.pi), offset, half, colour)
 
 
 def polar(length: float, angle: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 Shapes: B clips, T frames, H×W pixels, C classes, C_l channels of substage l = 1..L.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -31,8 +31,8 @@ class Parts:
 
     body: float (B,c,T,H,W) -> logits (B,C). head: path of the classifier in the body, None where unknown.
     library: the name under which the library knows weights, library_root: the module of the body they belong to.
-    trial_shape: (T,H,W) of the body's input in trial forwards. shapes_only: on tensors without data (where that is
-    dearer than to import what they need); a user's code may look at values.
+    trial_shape: (T,H,W) of the body's input in trial forwards. shapes_only: run them on tensors without data, for
+    networks that take large inputs only.
     """
 
     body: nn.Module
@@ -83,22 +83,14 @@ class VideoNetwork(nn.Module):
         `upto=p` computes substages 1..p and nothing beyond: p features, logits None.
         """
         assert upto is None or 1 <= upto <= self.substages, f"upto={upto} of {self.substages} substages"
-        batch = raster.shape[0]
-        logits, features, _ = run(
-            self.body,
-            self._tapped(),
-            self.transform(raster, self._dtype()),
-            lambda index, output: pooled(output, self.taps[index], batch),
-            upto,
-        )
+        clip = self.transform(raster, self._dtype())
+        logits, features, _ = run(self.body, self._tapped(), clip, self._at_taps(pooled, len(raster)), upto)
         return NetworkOutput(logits, features)
 
     def maps(self, raster: Tensor) -> list[Tensor]:
         """raster uint8 (B,T,H,W,3) -> F_1..F_L, each (B,C_l,T_l,H_l,W_l); the head is not computed."""
-        batch = raster.shape[0]
         clip = self.transform(raster, self._dtype())
-        reduce = lambda index, output: as_map(output, self.taps[index], batch)  # noqa: E731
-        return run(self.body, self._tapped(), clip, reduce, self.substages)[1]
+        return run(self.body, self._tapped(), clip, self._at_taps(as_map, len(raster)), self.substages)[1]
 
     def parameters_of(self, first: int, last: int) -> list[nn.Parameter]:
         """Parameters of the substages first..last (1-based, both included); the head belongs to the last substage.
@@ -132,6 +124,9 @@ class VideoNetwork(nn.Module):
     def _tapped(self) -> list[nn.Module]:
         return [self.body.get_submodule(tap.path) for tap in self.taps]
 
+    def _at_taps(self, reduce: Callable[[Any, Tap, int], Tensor], batch: int) -> Callable[[int, Any], Tensor]:
+        return lambda index, output: reduce(output, self.taps[index], batch)
+
     def _owners(self) -> dict[str, int]:
         if not self._owner:
             _, features, _, parameters = self._trial()
@@ -147,8 +142,7 @@ class VideoNetwork(nn.Module):
         clip = torch.zeros(shape, dtype=self._dtype(), device=device)
         forward = trial_forward(self.body, {**parameters, **buffers})
         with evaluating(self.body), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            reduce = lambda index, output: pooled(output, self.taps[index], 2)  # noqa: E731
-            return *run(forward, self._tapped(), clip, reduce), parameters
+            return *run(forward, self._tapped(), clip, self._at_taps(pooled, 2)), parameters
 
     def _check(self) -> tuple[int, ...]:
         """The channels of each substage. Raises ConfigError where cuts or logits are not what they must be."""

@@ -30,6 +30,7 @@ class NetworkSpec:
         object.__setattr__(self, "classes", tuple(str(name) for name in self.classes))
         object.__setattr__(self, "options", _plain(dict(self.options), f"options of model {self.model!r}"))
         object.__setattr__(self, "transform", _plain(dict(self.transform), f"transform of model {self.model!r}"))
+        object.__setattr__(self, "weights", None if self.weights is None else str(self.weights))
         _check_unique(self.classes, self.model)
 
     def to_json(self) -> dict[str, Any]:

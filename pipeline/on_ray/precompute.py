@@ -6,6 +6,7 @@
 Nothing is waited for between the stages; the driver takes rows as they finish, in any order, and commits whole shards.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def stream(
 
     `frames` and `teacher` build the stage inside its actor.
     """
+    _configure()
     graph = ray.data.read_parquet(str(rows), ray_remote_args={"num_cpus": READ_CPUS})
     graph = graph.repartition(target_num_rows_per_block=1)
     graph = graph.map_batches(
@@ -75,6 +77,14 @@ def stream(
         )
     for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
         yield {name: _plain(values[0]) for name, values in batch.items()}
+
+
+def _configure() -> None:
+    context = ray.data.DataContext.get_current()
+    # The second reader of Ray 2.60 lists files in a task of a whole CPU, which it never gets beside actors that hold
+    # all of them: the graph would wait for ever.
+    context.use_datasource_v2 = False
+    context.enable_progress_bars = sys.stderr.isatty()
 
 
 def _plain(value: Any) -> Any:

@@ -36,11 +36,10 @@ class Session:
 
     def start(self) -> None:
         """Start or join Ray; a second call does nothing."""
-        import ray
-
-        if ray.is_initialized():
+        if self._ours:
             return
         began = time.monotonic()
+        # Ray reads both when it is imported.
         self._authenticate()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if self.address is None:

@@ -117,11 +117,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PhaseSpan:
-    """A phase of training: steps first..last (last not included), as `phases` of the job has them."""
+    """A phase of training: steps first_step ≤ step < stop."""
 
     name: str
     first_step: int
-    last_step: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Curves:
     ) -> "Curves":
         """Curves from logged records, each with `step` and metrics; `panels`: title → names or prefixes ending in *.
 
-        A line is named by what follows the prefix, a number there is a substage. A metric that never occurs has no line, a panel without lines is
-        left out; records without the metric are passed over.
+        A line is named by what follows the prefix; a number there is a substage. A metric that never occurs has no
+        line, a panel without lines is left out, records without the metric are passed over.
         """
         names = list(dict.fromkeys(key for record in records for key in record if key != "step"))
         filled: Panels = {

@@ -60,6 +60,7 @@ def render(facts: ReportFacts) -> str:
         confusion_figures=[(item, panels.confusion_matrix(item), confused(item)) for item in facts.confusion],
         flips_figure=panels.flips_per_class(facts.refinement.per_class) if facts.refinement else None,
         timing_figure=panels.timing_bars(facts.timings),
+        flipped_total=(facts.refinement and facts.refinement.flipped) or len(facts.flipped),
         film=film_strip,
         gallery=GALLERY,
         configuration=json.dumps(facts.configuration, indent=2, ensure_ascii=False, default=str),

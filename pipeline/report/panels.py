@@ -101,14 +101,12 @@ def _draw_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, co
 
 
 def _shade(axes: Axes, phases: Sequence[PhaseSpan]) -> None:
-    total = max((phase.last_step for phase in phases), default=0)
+    total = max((phase.stop for phase in phases), default=0)
     for index, phase in enumerate(phases):
-        axes.axvspan(
-            phase.first_step, phase.last_step, color="#f5f8fb" if index % 2 else "#e2eaf2", zorder=0, linewidth=0
-        )
-        middle = (phase.first_step + phase.last_step) / 2
-        wide = (phase.last_step - phase.first_step) > 0.2 * total
-        text = f"phase {phase.name}" if wide else phase.name
+        axes.axvspan(phase.first_step, phase.stop, color="#f5f8fb" if index % 2 else "#e2eaf2", zorder=0, linewidth=0)
+        middle = (phase.first_step + phase.stop) / 2
+        wide = (phase.stop - phase.first_step) > 0.2 * total
+        text = phase.name if wide else phase.name.split()[-1]
         axes.text(middle, 1.01, text, transform=axes.get_xaxis_transform(), ha="center", fontsize=7, color=SOFT)
 
 

@@ -101,9 +101,9 @@ class DecordHandle(Handle):
 
     def _take(self) -> NDArray[np.uint8]:
         with _decord_errors(self._path):
-            frame: NDArray[np.uint8] = self._video.next().asnumpy()
+            frame = self._video.next().asnumpy()
         self._position += 1
-        return frame
+        return _without_padding(frame)
 
     def _skip_to(self, index: int) -> None:
         if self._position < index:
@@ -121,6 +121,14 @@ class DecordHandle(Handle):
         if not (np.diff(starts) > 0).all():
             raise DecodeError("codec", _REFUSED + "timestamps that do not increase")
         return starts - starts[0], facts_of(starts, spans[-1, 1] - starts[-1], width, height)
+
+
+def _without_padding(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame (H, W, 3). Where the padded length of a row is a multiple of W, as at width 48, decord takes the padding
+    for more channels: the array is then (H, W, 4 or more) and its rows hold the 3 W bytes of the picture, then padding.
+    """
+    height, width, _ = frame.shape
+    return np.ascontiguousarray(frame.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)
 
 
 def _has_index(head: bytes) -> bool:

@@ -29,17 +29,14 @@ class Packets:
             except BaseException:
                 self.container.close()
                 raise
-        self.fed = 0
 
     def decoded(self, place: int) -> Iterator[Any]:
         """Frames in the order in which they come out when decoding starts at packet `place`.
 
-        `fed` counts on with the packets that the decoder was given. A packet that does not decode is passed over.
+        A packet that does not decode is passed over.
         """
         self.stream.codec_context.flush_buffers()
-        self.fed = place
         for packet in [*self.packets[place:], None]:  # None: what is still inside the decoder
-            self.fed += 1
             try:
                 frames = self.stream.decode(packet)
             except av.FFmpegError:

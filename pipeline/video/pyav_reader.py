@@ -1,7 +1,7 @@
 """PyAV by packets: exact in every container, where seeking is not.
 
-Frame i is the i-th packet in order of time that is meant to be shown. To reach a frame, decoding starts at the last key
-packet that is not shown after it. Where packets carry no usable times (AVI has none at all; raw streams; packed
+Frame i is the i-th packet in order of time that is meant to be shown; it is decoded from the last key packet on that is
+not shown after it. Where packets carry no usable times (AVI has none at all; raw streams; packed
 B-frames), the video is decoded once on opening and frames are counted as they come out.
 """
 
@@ -63,29 +63,49 @@ class PyAVHandle(Handle):
         self._turns = first.rotation // 90 % 4
         width, height = self._size[::-1] if self._turns % 2 else self._size
         self.facts = facts_of(self.times, self._order.last, width, height)
+        self._place = -1
+        self._flow: Iterator[tuple[int, Any]] = iter(())
+        self._ahead: tuple[int, Any] = (-1, None)
+        self._last: tuple[int, Any] | None = None
 
     def stream(self, indices: Iterable[int]) -> Iterator[Shown]:
         """See Handle.stream; DecodeError `unreadable` where more than half of the frames asked for are lost."""
         wanted, lost = list(indices), 0
-        end = (len(self.times), None)
-        flow: Iterator[tuple[int, Any]] = iter(())
-        last: tuple[int, Any] | None = None
-        ahead: tuple[int, Any] | None = None
+        self._place, self._last = -1, None
         for index in wanted:
-            place = self._order.place_before(index)
-            if ahead is None or (ahead[0] < index and place > self._packets.fed):
-                flow, last, ahead = self._order.frames_from(place), ahead or last, None
-            while ahead is None or ahead[0] <= index:
-                last, ahead = ahead or last, next(flow, end)
-            given, frame = last or ahead
+            given, frame = self._nearest(index)
             lost += given != index
-            if frame is None or 2 * lost > len(wanted):
+            if 2 * lost > len(wanted):
                 raise DecodeError("unreadable", f"{lost} or more of the {len(wanted)} frames asked for do not decode")
             yield Shown(index, given, self._rgb(frame))
 
     def close(self) -> None:
         """Free packets, decoder and file."""
         self._packets.close()
+
+    def _nearest(self, index: int) -> tuple[int, Any]:
+        """The frame itself, or if it is lost the last one before it, or if there is none the first behind it."""
+        for candidate in range(index, len(self.times)):
+            self._advance(candidate)
+            if self._ahead[0] == candidate:
+                self._last = self._ahead
+            if self._last is not None:
+                return self._last
+        raise DecodeError("unreadable", f"no frame decodes from frame {index} on")
+
+    def _advance(self, index: int) -> None:
+        """Decode until `_ahead` is the frame or one behind it.
+
+        A frame is always decoded from its own key packet on, never across one: so the pixels of a frame of a damaged
+        file do not depend on which frames were asked for before, and a replay is equal.
+        """
+        place = self._order.place_before(index)
+        if place != self._place:
+            self._place, self._flow, self._ahead = place, self._order.frames_from(place), (-1, None)
+        while self._ahead[0] < index:
+            if self._ahead[0] >= 0 and self._order.place_before(self._ahead[0]) == place:
+                self._last = self._ahead
+            self._ahead = next(self._flow, (len(self.times), None))
 
     def _rgb(self, frame: Any) -> NDArray[np.uint8]:
         width, height = self._size
@@ -135,12 +155,13 @@ class _ByCount:
 
     def __init__(self, packets: "Packets") -> None:
         self._packets = packets
-        self._kept: list[Any] | None = []
+        self._kept: list[Any] = []
         pts, size = [], 0
         for frame in packets.decoded(0):
             pts.append(frame.pts)
             size += 3 * frame.width * frame.height // 2
-            self._kept = [*self._kept, frame] if self._kept is not None and size <= KEEP_FRAME_BYTES else None
+            if size <= KEEP_FRAME_BYTES:
+                self._kept.append(frame)
         rate = float(packets.stream.average_rate or packets.stream.guessed_rate or 25)
         self.times = _seconds(pts, packets) if _increasing(pts) else np.arange(len(pts)) / rate
         self.last = 1 / rate
@@ -149,19 +170,24 @@ class _ByCount:
         return 0
 
     def frames_from(self, place: int) -> Iterator[tuple[int, Any]]:
-        return enumerate(self._packets.decoded(0) if self._kept is None else self._kept)
+        complete = len(self._kept) == len(self.times)
+        return enumerate(self._kept if complete else self._packets.decoded(0))
 
 
 def _order_of(packets: "Packets", first: Any) -> _Order:
     """By time where the packets' times can be trusted: the first frame that comes out must bear the first time."""
     shown = [packet for packet in packets.packets if not packet.is_discard]
     times = [packet.pts for packet in shown]
-    if packets.container.format.name in _UNTIMED_FORMATS or None in times or not times:
+    if None in times or not times or (_is_untimed(packets) and not _increasing(times)):
         return _ByCount(packets)
     shown.sort(key=lambda packet: packet.pts)
     if first.pts != shown[0].pts or not _increasing([packet.pts for packet in shown]):
         return _ByCount(packets)
     return _ByTime(packets, shown)
+
+
+def _is_untimed(packets: "Packets") -> bool:
+    return packets.container.format.name in _UNTIMED_FORMATS
 
 
 def _increasing(pts: Sequence[int | None]) -> bool:

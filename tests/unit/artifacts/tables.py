@@ -4,7 +4,9 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -52,6 +54,11 @@ def put(folder: Path, number: int, *tables: pa.Table, quarantined: list[str] | N
     return marker
 
 
+def query(sql: str) -> list[tuple[Any, ...]]:
+    """The rows that DuckDB answers."""
+    return duckdb.connect().execute(sql).fetchall()
+
+
 def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """A process of its own that can import the package; talks over its standard input and output."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
@@ -78,7 +85,7 @@ def _replay(rows: list[tuple[str, str, int]]) -> list[pa.Array]:
         pa.array([video for video, _, _ in rows], pa.string()),
         pa.array([[0.0, 0.5 + view] for _, _, view in rows], frames_schema(T, H, W).field("times").type),
         pa.array([[0, view] for _, _, view in rows], frames_schema(T, H, W).field("indices").type),
-        tensor_array(np.tile(np.float32([0, 0.25, 0.5, 1]), (count, 1))),
+        tensor_array(np.tile(np.array([0, 0.25, 0.5, 1], np.float32), (count, 1))),
         pa.array([False] * count, pa.bool_()),
         pa.array(["decord"] * count, pa.string()),
     ]

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def test_equal_tables_give_equal_bytes_however_they_were_put_together(tmp_path: 
     assert len(set(found)) == 1
     other = write_table(tmp_path, "other.parquet", table.slice(1))
     assert other.sha256 != found[0][1]
+
+
+def test_chunks_change_no_byte_of_large_tables(tmp_path: Path) -> None:
+    random = np.random.default_rng(0).standard_normal((5000, 100)).astype(np.float32)
+    table = pa.table({"key": range(5000), "logits": tensor_array(random)})
+    pieces = pa.concat_tables([table.slice(0, 7), table.slice(7, 1601), table.slice(1608)])
+    assert write_table(tmp_path, "a", table).sha256 == write_table(tmp_path, "b", pieces).sha256
 
 
 def test_the_object_tells_the_file_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -147,6 +155,17 @@ def test_damage_is_seen_by_size_by_checksum_and_by_sha256(tmp_path: Path) -> Non
         read_object(tmp_path, obj, ["key"], check=True)
     path.write_bytes(good)
     assert object_path(tmp_path, obj, check=True) == path
+
+
+def test_trouble_of_the_store_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    obj = write_table(tmp_path, "x.parquet", frames_table(["a"]))
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *_, **__: fails())
+    with pytest.raises(OSError, match="input/output"):
+        read_object(tmp_path, obj)
 
 
 @pytest.mark.parametrize("change", ['"schema":"2.0"', '"schema":"1"'])

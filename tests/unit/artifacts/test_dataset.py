@@ -1,7 +1,7 @@
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,12 +9,12 @@ import pytest
 
 from pipeline.artifacts import dataset as dataset_module
 from pipeline.artifacts.commit import shard_name, write_table
-from pipeline.artifacts.dataset import Artefact, open_dataset
+from pipeline.artifacts.dataset import Artefact, gathered, open_dataset
 from pipeline.artifacts.order import clip_index, training_order
 from pipeline.artifacts.schemas import METADATA_KEY, column
 from pipeline.artifacts.snapshot import pin
 from pipeline.errors import ConfigError, InputError, JobError
-from tests.unit.artifacts.tables import frames_table, keys, put, stamp, targets_table
+from tests.unit.artifacts.tables import frames_table, keys, put, query, stamp, targets_table
 
 VIDEOS = [[f"v{n}" for n in range(5)], [f"v{n}" for n in range(5, 7)], [f"v{n}" for n in range(7, 11)]]
 ALL = [video for videos in VIDEOS for video in videos]
@@ -111,7 +111,7 @@ def test_an_empty_folder_is_no_artefact(tmp_path: Path) -> None:
 
 def test_duckdb_reads_the_paths(tmp_path: Path) -> None:
     put(tmp_path, 0, targets_table(["a"]), targets_table(["b"]))
-    found = duckdb.sql(f"select logits[1] from read_parquet({open_dataset(tmp_path).paths})").fetchall()
+    found = query(f"select logits[1] from read_parquet({open_dataset(tmp_path).paths})")
     assert [row[0] for row in found] == [stamp(clip, view) for _, clip, view in keys(["a", "b"], 3)]
 
 
@@ -191,3 +191,20 @@ def test_a_shard_is_read_once_per_epoch_and_let_go(tmp_path: Path, monkeypatch: 
     assert len(reads) == len(set(reads)) == 12
     assert max(counts[:3]) <= 3, "the first window holds three shards"
     assert max(counts[:6]) <= 6
+
+
+def test_what_was_given_out_is_let_go() -> None:
+    index = clip_index([(np.array([f"{s}c{c}" for c in range(4)], object), np.zeros(4, int)) for s in range(6)])
+    positions = np.stack(list(training_order(index, 0, 12, batch_size=2, rank=0, world=1, seed=0, window=1)))
+    held: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+
+    def read(ordinal: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        held[ordinal] = values = 10 * ordinal + rows
+        return {"value": values}
+
+    given: list[int] = []
+    for step in gathered(index, positions, read):
+        given += step["value"].tolist()
+        assert len(held) <= 2, "at most the shard in use and the one before"
+    assert sorted(given) == [10 * s + c for s in range(6) for c in range(4)]
+    assert len(held) == 0

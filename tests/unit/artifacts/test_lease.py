@@ -130,9 +130,23 @@ def test_an_owner_that_ends_while_it_is_watched_is_followed(tmp_path: Path) -> N
     ending.join()
 
 
+def test_a_next_claim_or_a_missing_own_claim_means_lost(tmp_path: Path) -> None:
+    with lease(tmp_path, "a") as held:
+        following = tmp_path / "lease.00000002.claim"
+        following.write_text("heir")
+        with pytest.raises(JobError, match="heir took over"):
+            held.check()
+        following.unlink()
+        held.check()
+        (tmp_path / "lease.00000001.claim").unlink()
+        with pytest.raises(JobError, match="took over"):
+            held.check()
+
+
 def test_a_store_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with lease(tmp_path, "a") as held:
-        write, failures = held._write, []
+        failures: list[int] = []
+        write = held._write
 
         def fails_twice(released: bool) -> None:
             if len(failures) < 2:

@@ -26,19 +26,19 @@ from pipeline.artifacts.schemas import (
     tensor_array,
 )
 from pipeline.errors import InputError
-from tests.unit.artifacts.tables import C, H, T, W, frames_table, targets_table
+from tests.unit.artifacts.tables import C, H, T, W, frames_table, query, targets_table
 
 
 def values(dtype: str, *shape: int) -> np.ndarray:
     return (np.arange(np.prod(shape)) % 251 / (1 if dtype == "uint8" else 8)).astype(dtype).reshape(shape)
 
 
-TENSORS = {"half": ("float16", 6), "single": ("float32", 2, 3), "pixels": ("uint8", 2, 4, 5, 3)}
+TENSORS = {"half": ("float16", (6,)), "single": ("float32", (2, 3)), "pixels": ("uint8", (2, 4, 5, 3))}
 
 
 @pytest.fixture
 def tensors(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    arrays = {name: values(dtype, 7, *shape) for name, (dtype, *shape) in TENSORS.items()}
+    arrays = {name: values(dtype, 7, *shape) for name, (dtype, shape) in TENSORS.items()}
     table = pa.table({"key": list("abcdefg"), **{name: tensor_array(array) for name, array in arrays.items()}})
     write_table(tmp_path, "x.parquet", table)
     return tmp_path / "x.parquet", arrays
@@ -66,10 +66,10 @@ def test_pandas_gives_flat_arrays_of_the_same_type(tensors: tuple[Path, dict[str
 
 def test_duckdb_gives_flat_lists(tensors: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, arrays = tensors
-    rows = duckdb.sql(f"select {', '.join(arrays)} from '{path}' order by key").fetchall()
+    rows = query(f"select {', '.join(arrays)} from '{path}' order by key")
     for n, array in enumerate(arrays.values()):
         np.testing.assert_array_equal(np.array([row[n] for row in rows], array.dtype), array.reshape(7, -1))
-    assert duckdb.sql(f"select sum(half[2]) from '{path}'").fetchall() == [(float(arrays["half"][:, 1].sum()),)]
+    assert query(f"select sum(half[2]) from '{path}'") == [(float(arrays["half"][:, 1].sum()),)]
 
 
 def test_the_smaller_option_is_read_by_arrow_and_refused_by_duckdb_for_half_floats(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_smaller_option_is_read_by_arrow_and_refused_by_duckdb_for_half_floa
     assert split.size < 0.97 * plain.size
     np.testing.assert_array_equal(column(pq.read_table(tmp_path / "split.parquet"), "half"), random)
     with pytest.raises(duckdb.Error, match="BYTE_STREAM_SPLIT"):
-        duckdb.sql(f"select sum(half[1]) from '{tmp_path / 'split.parquet'}'").fetchall()
+        query(f"select sum(half[1]) from '{tmp_path / 'split.parquet'}'")
 
 
 def test_tensor_array_takes_views_that_are_not_contiguous_and_no_rows_at_all() -> None:

@@ -1,5 +1,7 @@
 """Sizes of assistants, wiring, and which sources count at a step."""
 
+import math
+
 import pytest
 
 from pipeline.distill.cascade import kept_sources, plan_assistants, sources_of, target_sizes
@@ -26,10 +28,8 @@ def test_assistants_are_the_realised_networks_nearest_to_the_sizes() -> None:
     assert [spec.options["widths"][0] for spec, _ in found] == sorted([s.options["widths"][0] for s, _ in found])[::-1]
     for count, wanted in zip(counts, target_sizes(450_000, student, 2), strict=True):
         assert 0.8 < count / wanted < 1.25
-        others = [widen(factor / 100)[1] for factor in range(100, 700, 5)]
-        assert (
-            min(abs(count - wanted) / wanted, 1) <= min(abs(other - wanted) / wanted for other in others) * 1.2 + 1e-9
-        )
+        nearest = min(abs(math.log(widen(factor / 100)[1] / wanted)) for factor in range(100, 700, 5))
+        assert abs(math.log(count / wanted)) <= nearest + 1e-9
     assert counts == [count_parameters(spec) for spec, _ in found]
     assert plan_assistants(450_000, student, 0, widen) == []
 

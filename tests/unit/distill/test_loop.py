@@ -1,5 +1,6 @@
 """The loop: it learns, repeats itself bit for bit, goes on where it was stopped, and says what is wrong."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,30 @@ def test_a_stop_at_any_step_changes_no_bit(sources: int, changes: dict[str, Any]
         assert resumed.metrics["resumed_at"] == stop_at
         assert equal_weights(resumed.network, expected.network), stop_at
         assert {**resumed.metrics, "seconds": 0, "resumed_at": 0} == {**expected.metrics, "seconds": 0, "resumed_at": 0}
+
+
+class Crash(Recorder):
+    """A reporter whose host dies once `at` steps are done."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == self._at:
+            raise ConnectionError("the host is gone")
+
+
+def test_a_crash_after_any_step_changes_no_bit(tmp_path: Path) -> None:
+    wanted, there = job(checkpoint_every=3), data()
+    expected = train(wanted, there)
+    for at in range(1, wanted.steps + 1):
+        store = FolderCheckpoints(tmp_path / str(at))
+        with pytest.raises(ConnectionError):
+            train(wanted, there, Crash(at), store)
+        resumed = train(wanted, there, checkpoints=store)
+        assert resumed.metrics["resumed_at"] == (at - 1) // 3 * 3
+        assert equal_weights(resumed.network, expected.network), at
 
 
 def test_checkpoints_come_every_n_steps_and_at_the_end(tmp_path: Path) -> None:

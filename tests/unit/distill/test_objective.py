@@ -63,11 +63,11 @@ def test_the_full_objective_is_the_weighted_sum_of_its_published_parts() -> None
         "dist": sum(term(s, t).loss for term, s, t in zip(loss.predictors, features, teacher, strict=True)) / 4,
     }
     assert {name: float(part) for name, part in found.parts.items()} == pytest.approx(
-        {name: float(part) for name, part in parts.items()}, rel=1e-5
+        {name: part.item() for name, part in parts.items()}, rel=1e-5
     )
     weights = {"ce": 1, "kd": 2, "corr": 3, "comb": 5, "dist": 7}
     assert float(found.total) == pytest.approx(
-        sum(weights[name] * float(part) for name, part in parts.items()), rel=1e-5
+        sum(weights[name] * part.item() for name, part in parts.items()), rel=1e-5
     )
 
 
@@ -239,7 +239,7 @@ def test_wiring_is_checked_when_it_is_built() -> None:
         build(Objective(method="kd"), sources=0, statistics=[])
     with pytest.raises(ConfigError, match="has no statistics"):
         build(Objective(), statistics=[None])
-    with pytest.raises(ConfigError, match="lagging.*lambda_dist"):
+    with pytest.raises(ConfigError, match=r"lagging.*lambda_dist"):
         build(Objective(weighting="lagging", lambda_dist=0))
     with pytest.raises(ConfigError, match="standardize"):
         build(Objective(), classes=2)

@@ -32,9 +32,9 @@ def test_a_data_spec_comes_back_equal() -> None:
 
 
 def test_unknown_fields_and_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="lamda_kd.*did you mean 'lambda_kd'"):
+    with pytest.raises(ConfigError, match=r"lamda_kd.*did you mean 'lambda_kd'"):
         Objective.from_json({"lamda_kd": 1})
-    with pytest.raises(ConfigError, match="progresive.*did you mean 'progressive'"):
+    with pytest.raises(ConfigError, match=r"progresive.*did you mean 'progressive'"):
         job(schedule="progresive")
     with pytest.raises(ConfigError, match="known are supervised, kd, staged"):
         Objective(method="stagd")
@@ -59,7 +59,7 @@ def test_impossible_values_are_named(changes: dict[str, float], path: str) -> No
 
 
 def test_relational_terms_need_a_global_batch_of_eight() -> None:
-    with pytest.raises(ConfigError, match="batch_size.*at least 8"):
+    with pytest.raises(ConfigError, match=r"batch_size.*at least 8"):
         job(batch_size=7)
     assert job(batch_size=7, method="kd").batch_size == 7
     assert job(batch_size=4, lambda_corr=0.0, combinations="none").batch_size == 4

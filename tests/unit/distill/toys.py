@@ -23,11 +23,13 @@ def network_spec(**options: Any) -> NetworkSpec:
 
 
 def arrays(clips: int = CLIPS, seed: int = 0) -> dict[str, np.ndarray]:
-    """Frames (N,V,4,16,16,3) of noise around a level that the class gives, q and weights."""
+    """Frames (N,V,4,16,16,3) of noise over a texture that the class gives, q and weights."""
     rng = np.random.default_rng(seed)
     labels = np.arange(clips) % CLASSES
-    noise = rng.integers(0, 120, (clips, VIEWS, 4, 16, 16, 3))
-    frames = (noise + 25 * labels[:, None, None, None, None, None]).astype(np.uint8)
+    down, across = np.mgrid[:16, :16]
+    textures = np.stack([np.sin(2.0 * across), np.sin(0.6 * across), np.sin(2.0 * down), np.sin(0.6 * down), 0 * down])
+    noise = rng.integers(0, 100, (clips, VIEWS, 4, 16, 16, 3))
+    frames = (noise + 70 * (1 + textures[labels])[:, None, None, :, :, None]).astype(np.uint8)
     q, weight = one_hot(labels, CLASSES)
     return {"frames": frames, "q": q, "weight": weight}
 

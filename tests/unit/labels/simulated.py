@@ -32,7 +32,7 @@ class Labeller:
 
 STRONG = Labeller(gain=2.5)  # 78 % out-of-fold of 12 classes
 MIDDLING = Labeller(gain=1.2)  # 36 %
-WEAK = Labeller(gain=1.3, bias=0.5, confusion=1.0)  # 22 to 34 %, sure of its confusions
+WEAK = Labeller(gain=1.3, bias=0.5, confusion=1.0)  # 18 to 35 %, sure of its confusions
 
 
 def simulate(

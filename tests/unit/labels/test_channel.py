@@ -77,11 +77,13 @@ def test_labels_of_pure_chance_leave_the_temperature_at_one() -> None:
     assert fitted.temperature == pytest.approx(1.0, rel=0.02)
 
 
-def test_full_equals_the_plain_loops() -> None:
-    logits, truth = calibrated(1, videos=60, classes=4, temperature=1.0)
+@pytest.mark.parametrize(("videos", "temperature"), [(60, 1.3), (400, 4.0)])
+def test_full_equals_the_plain_loops(videos: int, temperature: float) -> None:
+    """At τ = 4 the rounds have not converged, so that their number and the start are seen."""
+    logits, truth = calibrated(1, videos=videos, classes=4, temperature=1.0)
     given = symmetric(truth, 0.3, 4, 5)
-    fitted = fit_full([Rows(logits, given)], temperature=1.3)
-    np.testing.assert_allclose(fitted.matrix, naive_full(logits, given, 1.3), rtol=1e-9)
+    fitted = fit_full([Rows(logits, given)], temperature=temperature)
+    np.testing.assert_allclose(fitted.matrix, naive_full(logits, given, temperature), rtol=1e-9)
 
 
 def test_rows_in_two_parts_fit_as_one_table() -> None:
@@ -99,7 +101,7 @@ def test_full_finds_which_class_is_mistaken_for_which() -> None:
     fitted = fit_full([Rows(logits, np.where(flips, 4, truth))], temperature=1.0)
     assert fitted.matrix[2, 4] == pytest.approx(0.35, abs=0.05)
     assert fitted.matrix.diagonal()[[0, 1, 3, 4]].min() > 0.95
-    assert fitted.rate == pytest.approx(flips.mean(), abs=0.02)
+    assert fitted.rate == pytest.approx(flips.mean(), abs=0.01)
 
 
 def test_posterior_is_bayes_rule() -> None:

@@ -178,6 +178,19 @@ def test_the_same_seed_gives_the_same_labels_and_no_input_is_written(channel: st
     assert len(first.q) == len(NOISY)
 
 
+def test_predicted_is_the_labellers_opinion_at_the_temperature_of_the_channel() -> None:
+    """One sure view against two doubting ones: the doubters win at τ = 1, the sure one at τ = 8."""
+    views = np.tile([[6.0, 0.0], [0.0, 2.0], [0.0, 2.0]], (50, 1, 1))
+    wild = np.random.default_rng(0).normal(0, 100, size=(1, 50, 1, 2))
+    held = Validation(wild, np.arange(50) % 2, trusted=True)
+    labels = np.arange(50) % 2
+    common = {"num_classes": 2, "protected": nobody(labels), "validation": held, "seed": 0}
+    mixed = refine(OutOfFold.unseen(views), labels, channel="mix", **common)
+    assert mixed.temperature == pytest.approx(8.0)
+    assert (mixed.predicted == 0).all()
+    assert (refine(OutOfFold.unseen(views), labels, channel="none", **common).predicted == 1).all()
+
+
 def test_another_seed_draws_other_noise() -> None:
     tables = [refined("auto", seed=seed).report["self_test"]["table"] for seed in (0, 1)]
     assert tables[0] != tables[1]

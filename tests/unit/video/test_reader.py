@@ -42,6 +42,16 @@ def test_both_readers_agree_on_facts_times_and_pixels(videos: dict[str, Path], n
             assert np.abs(one.frame.astype(int) - other.frame).mean() < 1.0
 
 
+@pytest.mark.parametrize("width", [16, 20, 32, 40, 48, 72, 96, 100])
+def test_any_width_gives_the_same_pixels_from_both_readers(tmp_path: Path, width: int):
+    path = write_video(tmp_path / "narrow.mp4", frames=3, size=(36, width))
+    with reader_named("decord").open(path) as first, reader_named("pyav").open(path) as second:
+        for one, other in zip(first.stream(range(3)), second.stream(range(3)), strict=True):
+            assert one.frame.shape == other.frame.shape == (36, width, 3)
+            assert np.abs(one.frame.astype(int) - other.frame).mean() < 1.0
+            assert frame_number(one.frame) == one.asked
+
+
 @pytest.mark.parametrize("reader", READERS)
 def test_frames_at_times_come_with_the_times_and_indices_of_what_was_returned(mp4: Path, reader: str):
     with reader_named(reader).open(mp4) as handle:
@@ -55,10 +65,10 @@ def test_frames_at_times_come_with_the_times_and_indices_of_what_was_returned(mp
 @pytest.mark.parametrize("reader", READERS)
 def test_a_varying_frame_rate_is_sampled_by_time(tmp_path: Path, reader: str):
     at = [0, 40, 80, 1000, 2000, 2040]
-    path = write_video(tmp_path / "vfr.mkv", frames=6, milliseconds=at)
+    path = write_video(tmp_path / "vfr.mp4", frames=6, milliseconds=at)
     with reader_named(reader).open(path) as handle:
         np.testing.assert_allclose(handle.times * 1000, at, atol=1)
-        frames, _, indices = handle.frames_at(np.array([0.5, 0.95, 1.5, 2.03]))
+        frames, _, indices = handle.frames_at(np.array([0.5, 0.95, 1.5, 2.036]))
     assert indices.tolist() == [2, 3, 3, 5]
     assert [frame_number(frame) for frame in frames] == [2, 3, 3, 5]
 

@@ -1,0 +1,134 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.video.handle import DecodeError, Handle
+from pipeline.video.pyav_reader import PyAVReader
+from pipeline.video.raster import decode_views, rasterise, replay
+from pipeline.video.reader import reader_named
+from pipeline.video.views import View, ViewPolicy, draw, view_keys
+from tests.support.videos import frame_number, numbered_frame
+from tests.unit.video.conftest import WELL_FORMED
+
+WHOLE = np.array([0, 0, 1, 1], np.float32)
+TRAIN = ViewPolicy("train", (24, 32), 6, frame_stride=2, views_per_clip=4, flip=True)
+EVAL = ViewPolicy("eval", (48, 64), 8, clips_per_video=3)
+
+
+def row_of(view: Any) -> dict[str, Any]:
+    """A view as a table gives it back: plain lists."""
+    return {"times": view.times.tolist(), "crop": view.crop.tolist(), "flip": view.flip}
+
+
+def test_a_raster_of_native_size_is_the_frame_itself():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    np.testing.assert_array_equal(rasterise(frames, WHOLE, (48, 64), False), frames)
+    np.testing.assert_array_equal(rasterise(frames, WHOLE, (48, 64), True), frames[:, :, ::-1])
+
+
+def test_the_box_is_cropped_before_the_resize():
+    frame = np.zeros((40, 80, 3), np.uint8)
+    frame[10:30, 40:80] = (200, 100, 50)
+    raster = rasterise([frame], np.array([0.5, 0.25, 1.0, 0.75], np.float32), (20, 40), False)
+    np.testing.assert_array_equal(raster, np.broadcast_to(np.uint8([200, 100, 50]), (1, 20, 40, 3)))
+
+
+def test_the_filter_averages_when_it_shrinks():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    small = rasterise([stripes], WHOLE, (8, 8), False)
+    assert np.abs(small[:, :, 1:-1].astype(int) - 100).max() <= 3
+
+
+def test_views_come_in_their_order_with_times_indices_and_pixels(mp4: Path):
+    views = [draw(EVAL, *key) for key in view_keys("v", EVAL)]
+    decoded = decode_views(mp4, views[::-1], EVAL, reader_named("decord"))
+    assert [each.clip_id for each in decoded] == ["v#3of3", "v#2of3", "v#1of3"]
+    assert [each.indices[0] for each in decoded] == [18, 11, 3]
+    for each in decoded:
+        assert each.frames.shape == (8, 48, 64, 3)
+        assert [frame_number(frame) for frame in each.frames] == each.indices.tolist()
+        np.testing.assert_allclose(each.times, each.indices / 15, atol=1e-6)
+        np.testing.assert_array_equal(each.crop, WHOLE)
+        assert each.reader == "decord"
+
+
+def test_a_flipped_view_is_mirrored_and_says_so(mp4: Path):
+    plain = View("v#random1of1", 0, 0.0, 1.0, 4 / 3 / (64 / 48), 0.5, 0.5, False)
+    turned = View("v#random1of1", 1, 0.0, 1.0, 4 / 3 / (64 / 48), 0.5, 0.5, True)
+    one, other = decode_views(mp4, [plain, turned], TRAIN, reader_named("pyav"))
+    np.testing.assert_array_equal(other.frames, one.frames[:, :, ::-1])
+    assert (one.flip, other.flip) == (False, True)
+    assert not np.array_equal(one.frames, other.frames)
+
+
+def test_a_window_longer_than_the_video_holds_its_last_frame(mp4: Path):
+    policy = ViewPolicy("eval", (48, 64), 6, frame_stride=10)
+    (view,) = decode_views(mp4, [draw(policy, "v#1of1", 0)], policy, reader_named("decord"))
+    assert view.indices.tolist() == [0, 10, 20, 29, 29, 29]
+    assert [frame_number(frame) for frame in view.frames] == [0, 10, 20, 29, 29, 29]
+
+
+class CountingReader(PyAVReader):
+    """Counts what a reader is asked for."""
+
+    def __init__(self) -> None:
+        self.opened, self.asked = 0, []
+
+    def open(self, path: str | Path) -> Any:
+        handle: Handle = super().open(path)
+        self.opened += 1
+        stream = handle.stream
+
+        def counted(indices: Any) -> Iterator[Any]:
+            self.asked.append(list(indices))
+            return stream(indices)
+
+        handle.stream = counted  # type: ignore[method-assign]
+        return handle
+
+
+def test_all_views_share_one_pass_over_the_frames_that_are_needed(mp4: Path):
+    reader = CountingReader()
+    views = [draw(TRAIN, *key) for key in view_keys("v", TRAIN)]
+    decoded = decode_views(mp4, views, TRAIN, reader)
+    assert (reader.opened, len(reader.asked)) == (1, 1)
+    assert reader.asked[0] == sorted({int(index) for view in decoded for index in view.indices})
+    assert len(reader.asked[0]) < 24 < 30
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), name=st.sampled_from(sorted(WELL_FORMED)), stride=st.integers(1, 4))
+def test_draw_store_replay_gives_equal_pixels(videos: dict[str, Path], reader: str, seed: int, name: str, stride: int):
+    policy = ViewPolicy("train", (20, 28), 5, stride, views_per_clip=3, flip=True, seed=seed)
+    views = [draw(policy, *key) for key in view_keys(name, policy)]
+    for view in decode_views(videos[name], views, policy, reader_named(reader)):
+        again = replay(videos[name], row_of(view), policy, reader_named(view.reader))
+        np.testing.assert_array_equal(again, view.frames)
+
+
+def test_a_row_of_one_reader_replays_nearly_equal_with_the_other(mp4: Path):
+    (view,) = decode_views(mp4, [draw(TRAIN, "v#random1of1", 0)], TRAIN, reader_named("decord"))
+    again = replay(mp4, row_of(view), TRAIN, reader_named("pyav"))
+    assert np.abs(again.astype(int) - view.frames).mean() < 1.0
+
+
+def test_no_views_need_no_video(tmp_path: Path):
+    assert decode_views(tmp_path / "gone.mp4", [], EVAL, reader_named("pyav")) == []
+
+
+def test_a_video_that_is_too_short_for_overflow_error_is_refused(mp4: Path):
+    policy = ViewPolicy("eval", (48, 64), 8, frame_stride=10, overflow="error")
+    with pytest.raises(DecodeError, match="behind the end"):
+        decode_views(mp4, [draw(policy, "v#1of1", 0)], policy, reader_named("pyav"))
+
+
+def test_numbers_survive_the_raster():
+    small = rasterise([numbered_frame(number, (48, 64)) for number in (0, 77, 255)], WHOLE, (16, 16), False)
+    assert [frame_number(frame) for frame in small] == [0, 77, 255]
