@@ -5,7 +5,7 @@ their own. A fresh SQLite file opened by several processes at once breaks, so `o
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import InputError
 
 MAX_PARAM = 500
+MAX_BATCH = 1000
 
 
 def resolve_uri(configured: str | None, default: str) -> str:
@@ -61,6 +62,23 @@ class Tracker:
 
         entries = [Metric(key, float(value), _now(), step) for key, value in metrics.items() if value == value]
         _client(self.uri).log_batch(run_id, metrics=entries)
+
+    def log_history(self, run_id: str, records: Sequence[Mapping[str, float]]) -> None:
+        """Metrics of many steps (each record has `step`) in as few requests as the server allows."""
+        if self.uri is None or not run_id or not records:
+            return
+        from mlflow.entities import Metric
+
+        now = _now()
+        entries = [
+            Metric(key, float(value), now, int(record["step"]))
+            for record in records
+            for key, value in record.items()
+            if key != "step" and value == value
+        ]
+        client = _client(self.uri)
+        for start in range(0, len(entries), MAX_BATCH):
+            client.log_batch(run_id, metrics=entries[start : start + MAX_BATCH])
 
     def artefact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file or folder into the run."""

@@ -49,6 +49,7 @@ class Distill(Section):
     weighting: Literal["ema", "uncertainty", "fixed", "lagging", "dwa"] = "ema"
     distribution: Literal["gaussian", "moments", "mmd", "pkt", "none"] = "gaussian"
     control_lambda_kd: float = Field(9.0, ge=0)
+    room: bool = Field(True, description="Train the student alone with twice the steps as well: is there room at all?")
 
 
 class Axis(Section):

@@ -68,6 +68,7 @@ def network_fields(network: Network) -> dict[str, Any]:
     fields = {"model": network.model, "options": network.options, "transform": identity_fields(network.transform)}
     if network.weights is not None:
         path = Path(network.weights)
+        path = path / "model.safetensors" if path.is_dir() else path
         fields["weights"] = file_digest(path) if path.is_file() else network.weights
     if ":" in network.model:
         fields["code"] = source_digest(network.model)

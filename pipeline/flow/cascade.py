@@ -24,6 +24,7 @@ from pipeline.flow.videos import Videos
 from pipeline.models.spec import NetworkSpec
 
 VERSION = 1
+ALONE, ALONE_DOUBLE = "cross-entropy", "cross-entropy, 2× steps"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class CascadePlanner:
         return [spec for spec, _ in found]
 
     def _controls(self) -> list[Trained]:
-        """Cross-entropy and KD + standardisation: the student's steps; KD gets the cascade's total where K ≥ 1."""
+        """Cross-entropy and KD + standardisation with the student's steps (KD: the cascade's total where K ≥ 1), and
+        cross-entropy with twice the steps, without which nobody can tell room from under-training."""
         recipe, teacher = self.context.recipe, self.networks[0]
         spec = network_spec(recipe.student, self.videos.classes)
         total = recipe.train.steps * max(1, len(self.networks) - 1)
@@ -98,10 +100,13 @@ class CascadePlanner:
         kd = objective(
             recipe, method="kd", standardize=True, temperature=2.0, lambda_kd=recipe.distill.control_lambda_kd
         )
-        return [
-            self._train("control: cross-entropy", "control", spec, plain, [], True),
-            self._train("control: KD + standardisation", "control", spec, kd, [teacher], True, steps=total),
+        found = [
+            self._train(ALONE, "control", spec, plain, [], True),
+            self._train("KD + standardisation", "control", spec, kd, [teacher], True, steps=total),
         ]
+        if recipe.distill.room:
+            found.append(self._train(ALONE_DOUBLE, "control", spec, plain, [], True, steps=2 * recipe.train.steps))
+        return found
 
     def _train(
         self,

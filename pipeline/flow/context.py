@@ -49,7 +49,6 @@ class Context:
             cluster = self.recipe.cluster
             self._session = Session(
                 cluster.address,
-                self.workspace.root,
                 dashboard=cluster.dashboard,
                 max_cpus=cluster.max_cpus,
                 max_gpus=cluster.max_gpus,

@@ -13,7 +13,7 @@ from pipeline.artifacts.schemas import column
 from pipeline.artifacts.snapshot import load as load_snapshot
 from pipeline.config.base import identity_fields
 from pipeline.errors import InputError
-from pipeline.flow.cascade import CascadePlan, Trained
+from pipeline.flow.cascade import ALONE, ALONE_DOUBLE, CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.labels import Views
 from pipeline.flow.step import Made, Step, content, ensure, files_of
@@ -83,9 +83,9 @@ class _Tables:
 def _table(videos: Videos, network: Trained, teacher: Trained, split: str) -> Any:
     from pipeline.evaluation.metrics import video_table
 
-    chosen = {videos.ids[row]: row for row in videos.of(split) if videos.labels[row] >= 0}
+    chosen = {videos.ids[row]: row for row in videos.of(split)}
     names, logits = _logits(network, set(chosen))
-    if not names:
+    if not any(videos.labels[chosen[name]] >= 0 for name in names):
         return None
     _, of_teacher = _logits(teacher, set(chosen))
     return video_table(
@@ -154,13 +154,14 @@ def _comparisons(networks: list[Trained], tables: dict[str, _Tables]) -> list[di
 
 
 def _room(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Teacher, student and the student trained alone, and the share of the gap between them that was recovered."""
+    """Teacher, student, the student trained alone with its steps and twice of them, the share of the gap recovered."""
     from pipeline.evaluation.metrics import gap_recovered
 
-    top1 = {entry["role"]: entry["metrics"]["top1"] for entry in entries if entry["role"] != "control"}
-    alone = next((entry["metrics"]["top1"] for entry in entries if "cross-entropy" in entry["name"]), None)
-    recovered = None if alone is None else gap_recovered(top1["teacher"], top1["student"], alone)
-    return {"teacher": top1["teacher"], "student": top1["student"], "alone": alone, "gap_recovered": recovered}
+    top1 = {entry["name"]: entry["metrics"]["top1"] for entry in entries}
+    teacher, student, alone = top1["teacher"], top1["student"], top1.get(ALONE)
+    recovered = None if alone is None else gap_recovered(teacher, student, alone)
+    found = {"teacher": teacher, "student": student, "alone": alone, "alone_double": top1.get(ALONE_DOUBLE)}
+    return found | {"gap_recovered": recovered}
 
 
 def quarantine_rows(views: Views) -> list[dict[str, str]]:

@@ -242,7 +242,7 @@ def _check_complete(opened: list[OpenPlan], committers: dict[str, ShardCommitter
         folder = plan.targets or plan.frames
         missing = sorted(set(plan.view.shards) - read_markers(folder).keys())
         if missing:
-            raise JobError(f"{folder}: {len(missing)} shards were not committed ({missing[0]} …); run it again")
+            raise JobError(f"{folder}: {len(missing)} shards were not committed ({missing[0]} …): run again")
     quarantined = {video: reason for done in committers.values() for video, reason in done.quarantined.items()}
     if quarantined:
         LOG.warning("%d videos in quarantine: %s", len(quarantined), ", ".join(sorted(set(quarantined.values()))))

@@ -32,13 +32,6 @@ from pipeline.report.facts import (
 from pipeline.report.figures import main_figure
 from pipeline.report.page import write_report
 
-PANELS = {
-    "Loss terms": ["loss", "ce", "kd", "corr", "comb", "dist"],
-    "Progress of the substages (R²)": ["r2_*"],
-    "Correlation loss per substage": ["corr_*"],
-    "Learning rate": ["lr"],
-}
-
 
 def report(context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path) -> Path:
     """Write runs/<name>/report.html and figure.png; returns the page."""
@@ -64,7 +57,7 @@ def gather(
         data=_data(videos, metrics),
         networks=[_network(entry) for entry in metrics["networks"]],
         gap_recovered=room["gap_recovered"],
-        room=Room(room["teacher"], room["alone"]),
+        room=_room(room, labels),
         comparisons=[_comparison(entry) for entry in metrics["comparisons"]],
         curves=[_curves(network) for network in [*plan.networks, *plan.controls] if _has_history(network)],
         confusion=[Confusion("student", metrics["classes"], np.array(student["metrics"]["confusion"]))],
@@ -77,6 +70,14 @@ def gather(
         keys=context.keys,
         environment=_environment(),
     )
+
+
+def _room(room: dict[str, Any], labels: Path) -> Room:
+    """The three figures of the room, and what the labeller knew where the clean labels are known."""
+    found = refinement_report(labels)
+    scores = found.get("labels") or {}
+    labeller = (found.get("self_test") or {}).get("accuracy")
+    return Room(room["teacher"], room["alone"], room["alone_double"], scores.get("accuracy_before"), labeller)
 
 
 def _data(videos: Videos, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def _refinement(labels: Path, videos: Videos) -> Refinement | None:
         flipped=found.get("flips"),
         rate=found.get("rate"),
         temperature=found.get("temperature"),
-        accuracy_before=scores.get("before"),
-        accuracy_after=scores.get("after"),
+        accuracy_before=scores.get("accuracy_before"),
+        accuracy_after=scores.get("accuracy_after"),
         precision=scores.get("precision"),
         recall=scores.get("recall"),
         self_test=Table("Self-test", columns, rows) if rows else None,
@@ -138,7 +139,7 @@ def _refinement(labels: Path, videos: Videos) -> Refinement | None:
 
 
 def _per_class(flips: Any, classes: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    away, to = flips.get("away", []), flips.get("to", [])
+    away, to = flips.get("from", []), flips.get("to", [])
     return {name: (int(a), int(b)) for name, a, b in zip(classes, away, to, strict=False) if a or b}
 
 

@@ -6,6 +6,8 @@ again. All ranks of a worker group call it with the same list.
 
 import json
 import logging
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from pipeline.artifacts.schemas import column
 from pipeline.artifacts.snapshot import load as load_snapshot
 from pipeline.distill.data import DataSpec, load
 from pipeline.distill.loop import train
+from pipeline.distill.phases import plan_phases
 from pipeline.distill.plain import Json
 from pipeline.distill.spec import Job
 from pipeline.distill.state import FolderCheckpoints
@@ -33,6 +36,7 @@ from pipeline.tracking import Tracker
 from pipeline.video.micro_batch import replay_rows
 
 LOG = logging.getLogger(__name__)
+SAY_EVERY = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,18 +90,33 @@ Task = TrainTask | LabelTask | StatisticsTask
 
 
 class _Reporter:
+    """Keeps the history, sends it to MLflow every few seconds, says where the job stands."""
+
     def __init__(self, host: Host, task: TrainTask) -> None:
         self.host, self.task = host, task
         self.history: list[dict[str, float]] = []
+        self._sent, self._said = 0, time.monotonic()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self.history.append({"step": float(step), **{name: float(value) for name, value in metrics.items()}})
+        if self.host.rank == 0 and time.monotonic() - self._said > SAY_EVERY:
+            job = self.task.job
+            say(f"{job.name}: step {step} of {job.steps}, loss {metrics.get('loss', float('nan')):.3f}")
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is new."""
         if self.host.rank == 0:
-            self.host.tracker.log(self.task.run_id, metrics, step)
-        self.host.report(self.task.job.name, metrics)
+            self.host.tracker.log_history(self.task.run_id, self.history[self._sent :])
+        self._sent, self._said = len(self.history), time.monotonic()
 
     def stop(self) -> bool:
         return False
+
+
+def say(text: str) -> None:
+    """A line of progress on stderr; a worker's reaches the driver's through Ray."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def execute(tasks: Iterable[Task], host: Host) -> None:
@@ -135,8 +154,13 @@ def run_training(task: TrainTask, host: Host) -> None:
     reporter = _Reporter(host, task)
     checkpoints = FolderCheckpoints(folder / "checkpoints")
     trained = train(task.job, _load(task.data), reporter, checkpoints, rank=host.rank, world=host.world)
+    reporter.flush()
     if host.rank == 0:
         _write_model(folder, task, trained.network, trained.metrics, reporter.history)
+    host.report(task.job.name, reporter.history[-1] if reporter.history else {})
+    if host.rank == 0:
+        checkpoints.clear()
+        host.tracker.finish(task.run_id)
 
 
 def _write_model(
@@ -147,7 +171,9 @@ def _write_model(
     inside.mkdir()
     save_network(inside, network, task.extras)
     (inside / "job.json").write_text(json.dumps(task.job.to_json(), indent=1, sort_keys=True))
-    (inside / "metrics.json").write_text(json.dumps({"final": dict(metrics), "history": history}))
+    phases = plan_phases(task.job.schedule, task.job.steps, task.job.share, network.substages, task.job.objective)
+    spans = [(phase.first_step, phase.stop) for phase in phases]
+    (inside / "metrics.json").write_text(json.dumps({"final": dict(metrics), "history": history, "phases": spans}))
     finish(folder, attempt, {"steps": task.job.steps, "name": task.job.name})
 
 

@@ -49,7 +49,6 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path | None) ->
     task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, saw_labels=True), run_id)
     _about(step, folder)
     run_tasks(context, "fit-teacher", [task], timing, step.key)
-    context.tracker.finish(run_id)
     return Model("teacher", folder, step.key)
 
 

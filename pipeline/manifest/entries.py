@@ -1,5 +1,6 @@
 """One video as a scan finds it, and what the layouts share."""
 
+import csv
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,9 +15,12 @@ SUFFIXES = frozenset(
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Entry:
-    """A video: id, path relative to the root ('/' between folders), label name or None, group, split or None."""
+    """A video: id, path relative to the root ('/' between folders), label name or None, group, split or None.
+
+    The id is the path unless one is given, so it is the same on every machine.
+    """
 
     video_id: str
     uri: str
@@ -31,7 +35,7 @@ def is_video(path: Path) -> bool:
 
 def finished(entries: Iterable[Entry], root: Path) -> list[Entry]:
     """Sorted by video_id. InputError where there is no video or two have the same id."""
-    found = sorted(entries)
+    found = sorted(entries, key=lambda entry: (entry.video_id, entry.uri))
     if not found:
         raise InputError(
             f"{root} holds no video ({', '.join(sorted(SUFFIXES))}): name the folder that holds the class folders"
@@ -55,3 +59,13 @@ def split_name(text: str, where: str) -> str:
 def nearest(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Column names and rows of a CSV with a header; InputError where it is not UTF-8 text."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            return list(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV in UTF-8 ({error}); save it as UTF-8") from error

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_markers, read_object, shard_name, write_table
 from pipeline.artifacts.schemas import PLAN, TOMBSTONES
+from pipeline.errors import JobError
 
 Views = Callable[[str], list[tuple[str, int]]]
 Buried = tuple[str, str]
 REMOVED, CHANGED, RETRIED = "removed", "changed", "retried"
-_TOMBSTONES = "tombstones-"
+_SHARDS, _TOMBSTONES = "shard-", "tombstones-"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PlanChange:
 
 def read_plan(folder: Path) -> Plan:
     """Everything that is committed; an empty plan where nothing is."""
-    shards = {name: _rows(folder, marker) for name, marker in read_markers(folder).items()}
+    shards = {name: _rows(folder, marker) for name, marker in read_markers(folder, _SHARDS).items()}
     buried: dict[Buried, str] = {}
     for marker in read_markers(folder, _TOMBSTONES).values():
         buried |= {(row["video_id"], row["shard_id"]): row["reason"] for row in _rows(folder, marker).to_pylist()}
@@ -129,7 +130,8 @@ def _table(shard_id: str, videos: list[str], views: Views, sources: Mapping[str,
 def _commit(folder: Path, name: str, table: pa.Table) -> None:
     attempt = new_attempt()
     written = write_table(folder, f"{name}.{attempt}.parquet", table)
-    commit(folder, Marker(name, attempt, (written,)))
+    if not commit(folder, Marker(name, attempt, (written,))):
+        raise JobError(f"{folder}: another process extended this plan at the same time; run the same command again")
 
 
 def _rows(folder: Path, marker: Marker) -> pa.Table:

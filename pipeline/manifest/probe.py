@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -25,17 +26,18 @@ def probe(path: Path) -> Facts:
     """Facts of the first video stream; all None where the file is no video or damaged."""
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.video:
-                return Facts()
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            rate = stream.average_rate or stream.guessed_rate
-            return Facts(
-                frames=stream.frames or None,
-                fps=float(rate) if rate else None,
-                width=context.width or None,
-                height=context.height or None,
-                codec=context.name,
-            )
+            return _facts(container.streams.video[0]) if container.streams.video else Facts()
     except (av.FFmpegError, ValueError, OSError):
         return Facts()
+
+
+def _facts(stream: "av.VideoStream") -> Facts:
+    context: Any = stream.codec_context  # None where FFmpeg knows no decoder
+    rate = stream.average_rate or stream.guessed_rate
+    return Facts(
+        frames=stream.frames or None,
+        fps=float(rate) if rate else None,
+        width=context.width or None if context else None,
+        height=context.height or None if context else None,
+        codec=context.name if context else None,
+    )

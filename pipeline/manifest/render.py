@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.manifest.scene import Body, Occluder, Scene
 
 # Radius of each shape in units that give all of them the area 2: bytes and brightness must not tell the shape.
-SQUARE, ELLIPSE, TRIANGLE, CROSS = 0.7071, (1.030, 0.618), 1.2408, (1.0, 0.2929)
+SQUARE, ELLIPSE, TRIANGLE, CROSS = 0.7071, (1.130, 0.5634), 1.2408, (1.0, 0.2929)
 
 
 def render(scene: Scene) -> np.ndarray:

@@ -1,62 +1,58 @@
 """What one simulated video shows: every choice drawn from a generator, in units of the frame's shorter side.
 
-The class is shape x direction. The direction must not be readable from one frame, so the target's position is uniform on
-a domain whose opposite sides are joined (it leaves on one side and comes back on the other): whatever its direction, at
-every time every position is equally likely. Everything else (background, distractor, camera, occluder, sizes, rates,
+The class is shape x direction. The direction must not be readable from one frame, so the target's position is uniform
+on a domain whose opposite sides are joined (it leaves on one side and comes back on the other): whatever its direction,
+at every time every position is equally likely. Everything else (background, distractor, camera, occluder, sizes, rates,
 compression) is drawn without regard to the class.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 SHAPES = ("square", "ellipse", "triangle", "cross")
 FRAME_RATES = (12.0, 15.0, 20.0, 24.0, 25.0, 30.0)
 KEY_FRAMES = (8, 12, 250)  # largest distance of key frames
+_DISTURBING = ("noise", "texture", "drift", "shake", "spread", "distractor", "occluded", "tilt")
+_MOST = {"spread": 0.6, "distractor": 1.0, "occluded": 1.0}
 
 
 @dataclass(frozen=True)
 class Look:
-    """Ranges that scenes are drawn from; `at(difficulty)` scales the disturbing ones, 0 is none of them."""
+    """Ranges that scenes are drawn from; `at(difficulty)` scales the disturbing ones, 0 is none of them.
 
-    noise: float = 0.05
-    texture: float = 0.10
-    drift: float = 0.02
-    shake: float = 0.010
-    spread: float = 0.42
-    distractor: float = 0.6
-    occluded: float = 0.3
-    tilt: float = 0.40
-    contrast: tuple[float, float] = (0.28, 0.50)
+    noise and texture: s.d. of pixel noise and of the background's texture (1 is the range of a pixel). drift and shake:
+    the background's largest speed and the s.d. of the camera's position a frame. spread: largest deviation from the
+    class's direction in radians. distractor, occluded: shares of videos. tilt: largest rotation in radians. contrast:
+    of bodies over the ground, whose mean is `ground`. radius, speed (a frame), domain (where centres are): as the
+    lengths above, in units of the frame's shorter side.
+    """
+
+    noise: float = 0.03
+    texture: float = 0.06
+    drift: float = 0.012
+    shake: float = 0.004
+    spread: float = 0.35
+    distractor: float = 0.5
+    occluded: float = 0.15
+    tilt: float = 0.3
+    contrast: tuple[float, float] = (0.30, 0.50)
     radius: tuple[float, float] = (0.22, 0.29)
-    speed: tuple[float, float] = (0.015, 0.042)
+    speed: tuple[float, float] = (0.018, 0.040)
     ground: tuple[float, float] = (0.25, 0.38)
-    domain: float = 0.5
+    domain: float = 0.42
 
     @classmethod
     def at(cls, difficulty: float) -> "Look":
-        base, d = cls(), difficulty
-        return cls(
-            noise=base.noise * d,
-            texture=base.texture * d,
-            drift=base.drift * d,
-            shake=base.shake * d,
-            spread=min(base.spread * d, 0.6),
-            distractor=min(base.distractor * d, 1.0),
-            occluded=min(base.occluded * d, 1.0),
-            tilt=base.tilt * d,
-            contrast=base.contrast,
-            radius=base.radius,
-            speed=base.speed,
-            ground=base.ground,
-            domain=base.domain,
-        )
+        base = cls()
+        scaled = {name: getattr(base, name) * difficulty for name in _DISTURBING}
+        return replace(base, **{name: min(value, _MOST.get(name, value)) for name, value in scaled.items()})
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Which shapes there are, and what does not depend on difficulty: sides in pixels, frames, quality of the encoder."""
+    """Which shapes there are, and what difficulty leaves alone: sides in pixels, frames, quality of the encoder."""
 
     shapes: tuple[str, ...] = SHAPES
     sides: tuple[int, int] = (40, 72)
@@ -163,7 +159,7 @@ def draw_bodies(
         others = [other for other in ranges.shapes if other != shape] or list(ranges.shapes)
         away = heading + rng.uniform(math.pi / 4, 2 * math.pi - math.pi / 4)
         other = others[rng.integers(len(others))]
-        bodies.insert(0, draw_body(rng, other, away, look, box, shake, ground, scale=rng.uniform(0.4, 0.6)))
+        bodies.insert(0, draw_body(rng, other, away, look, box, shake, ground, scale=rng.uniform(0.35, 0.55)))
     return tuple(bodies)
 
 
@@ -207,7 +203,7 @@ def draw_waves(rng: np.random.Generator, texture: float, side: float) -> np.ndar
 def draw_occluder(rng: np.random.Generator, box: np.ndarray) -> Occluder:
     side = float(box.min())
     colour = (rng.uniform(0.1, 0.9) + rng.uniform(-0.06, 0.06, 3)).astype(np.float32)
-    offset, half = rng.uniform(-0.3, 0.3) * side, rng.uniform(0.02, 0.07) * side
+    offset, half = rng.uniform(-0.3, 0.3) * side, rng.uniform(0.015, 0.04) * side
     return Occluder(rng.uniform(0, math.pi), offset, half, colour)
 
 

@@ -34,7 +34,7 @@ class SimulateOptions:
     """What to simulate. Classes are the first `shapes` shapes times `directions` equal angles, in turn.
 
     `videos` per split; `difficulty` scales every disturbance (0 none, 1 the default look); `sides` is the range of the
-    frame's sides in pixels, `lengths` of frames, `crf` of the encoder's quality; `workers` processes (no value changes).
+    frame's sides in pixels, `lengths` of frames, `crf` of the encoder's quality; `workers`: processes, change no value.
     """
 
     videos: Mapping[str, int] = field(default_factory=lambda: {"train": 2000, "val": 400, "test": 800})
@@ -50,8 +50,8 @@ class SimulateOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.shapes <= len(SHAPES) or self.directions < 1 or self.shapes * self.directions < 2:
             raise ConfigError(
-                f"simulate: {self.shapes} shapes x {self.directions} directions; 1 to {len(SHAPES)} shapes and at least "
-                "2 classes are needed"
+                f"simulate: {self.shapes} shapes x {self.directions} directions; 1 to {len(SHAPES)} shapes and at "
+                "least 2 classes are needed"
             )
         if self.difficulty < 0 or min(self.videos.values(), default=0) < 0:
             raise ConfigError("simulate.difficulty and the numbers of videos cannot be negative")

@@ -84,7 +84,7 @@ class VideoNetwork(nn.Module):
         """
         assert upto is None or 1 <= upto <= self.substages, f"upto={upto} of {self.substages} substages"
         clip = self.transform(raster, self._dtype())
-        logits, features, _ = run(self.body, self._tapped(), clip, self._at_taps(pooled, len(raster)), upto)
+        logits, features, _ = run(self.body, self._tapped(), clip, self._at_taps(pooled, raster.shape[0]), upto)
         return NetworkOutput(logits, features)
 
     def maps(self, raster: Tensor) -> list[Tensor]:

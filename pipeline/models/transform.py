@@ -51,10 +51,12 @@ class Transform:
     def __call__(self, raster: Tensor, dtype: torch.dtype) -> Tensor:
         """raster uint8 (B,T,H,W,3) -> `dtype` (B,c,T,h,w). Memory stays channels last: no copy but the conversion."""
         # The integer sum is exact and fast: equal channels give exactly their own value.
-        clip = raster.sum(-1, keepdim=True, dtype=torch.int32).to(dtype) / 3 if self.grey else raster.to(dtype)
-        clip = self._resize(clip.permute(0, 4, 1, 2, 3)) / 255
-        shape = (1, -1, 1, 1, 1)
-        return (clip - clip.new_tensor(self.mean).view(shape)) / clip.new_tensor(self.std).view(shape)
+        levels = 3 * 255 if self.grey else 255
+        values = raster.sum(-1, keepdim=True, dtype=torch.int32) if self.grey else raster
+        clip = self._resize(values.to(dtype).permute(0, 4, 1, 2, 3))
+        mean = clip.new_tensor([levels * mean for mean in self.mean]).view(-1, 1, 1, 1)
+        std = clip.new_tensor([levels * std for std in self.std]).view(-1, 1, 1, 1)
+        return (clip - mean) / std
 
     def _resize(self, clip: Tensor) -> Tensor:
         if self.size is None or tuple(clip.shape[-2:]) == self.size:

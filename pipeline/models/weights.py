@@ -114,6 +114,7 @@ def _facts(network: VideoNetwork) -> dict[str, Any]:
         "schema": SCHEMA,
         "spec": network.spec.to_json(),
         "classes": list(network.classes),
+        "num_classes": network.num_classes,
         "transform": network.transform.to_json(),
         "taps": [tap.path for tap in network.taps],
         "dims": list(network.dims),

@@ -6,6 +6,7 @@
 Nothing is waited for between the stages; the driver takes rows as they finish, in any order, and commits whole shards.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import ray.data
 from ray.data import ActorPoolStrategy
 
 from pipeline.on_ray.capacity import Demand
 
 READ_CPUS = 0.1
+MAX_BLOCKS = 10_000
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
@@ -57,8 +60,8 @@ def stream(
     `frames` and `teacher` build the stage inside its actor.
     """
     _configure()
-    graph = ray.data.read_parquet(str(rows), ray_remote_args={"num_cpus": READ_CPUS})
-    graph = graph.repartition(target_num_rows_per_block=1)
+    count = min(MAX_BLOCKS, pq.read_metadata(rows).num_rows)
+    graph = ray.data.read_parquet(str(rows), num_cpus=READ_CPUS, override_num_blocks=count)
     graph = graph.map_batches(
         _OneRow,
         batch_size=1,
@@ -81,10 +84,11 @@ def stream(
 
 def _configure() -> None:
     context = ray.data.DataContext.get_current()
-    # The second reader of Ray 2.60 lists files in a task of a whole CPU, which it never gets beside actors that hold
-    # all of them: the graph would wait for ever.
+    # Ray 2.60 lists files (second reader) and repartitions in tasks of a whole CPU, which they never get beside actors
+    # that hold all of them: the graph would wait for ever. The first reader splits into one block per row by itself.
     context.use_datasource_v2 = False
     context.enable_progress_bars = sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ machine's) and leaves its authentication as the environment says.
 import logging
 import os
 import secrets
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,6 @@ class Session:
     """Lazy owner of the Ray connection; `startup_seconds` is what starting cost."""
 
     address: str | None
-    token_folder: Path
     dashboard: bool = True
     max_cpus: float | None = None
     max_gpus: float | None = None
@@ -33,6 +33,7 @@ class Session:
     startup_timeout: float = 600.0
     startup_seconds: float = field(default=0.0, init=False)
     _ours: bool = field(default=False, init=False)
+    _token: Path | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start or join Ray; a second call does nothing."""
@@ -67,12 +68,12 @@ class Session:
             has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
             os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
             return
-        path = self.token_folder / ".ray-token"
-        self.token_folder.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        handle, path = tempfile.mkstemp(prefix="stagedkd-ray-token-")  # mode 600
+        with os.fdopen(handle, "w") as stream:
             stream.write(secrets.token_hex(32))
+        self._token = Path(path)
         os.environ.pop("RAY_AUTH_TOKEN", None)
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path.resolve()))
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=path)
 
     def capacity(self) -> Capacity:
         """What the cluster can become: declared growth if any, else its total, both under the job's own cap."""
@@ -118,6 +119,8 @@ class Session:
 
         ray.shutdown()
         self._ours = False
+        if self._token is not None:
+            self._token.unlink(missing_ok=True)
 
 
 def _join(address: str) -> None:

@@ -4,6 +4,7 @@ What counts as done is the tasks' own markers, never Ray's: the trainer's storag
 and a restarted group finds in the markers and checkpoints where to go on.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def _scaling(group: Group) -> ScalingConfig:
 
 def _worker(config: dict[str, Any]) -> Any:
     entered = time.time()
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
     value = config["work"](place, config["tasks"], ray.train.report)

@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video.handle import DecodeError, Facts, Handle, Shown, facts_of, one_line, read_head
+from pipeline.video.handle import DecodeError, Handle, Shown, facts_of, one_line, read_head
 
 # Read when decord is loaded. A rewind means that decord hands out an earlier frame for a lost one, after decoding the
 # group of pictures up to 16 times (20 s on damaged files): an error at once is better. The other limit also counts
 # packets of well-formed files: with 64, clips of 84 frames failed now and then, so it stays at decord's own value.
 DECORD_ENVIRONMENT = {"DECORD_REWIND_RETRY_MAX": "0", "DECORD_EOF_RETRY_MAX": "10240"}
 
-# Of all frames, the share that decord may replace by a copy of another: none (0 would mean no limit).
+# Of all frames, the share that decord may replace by a copy of another: none. (0 would mean no limit.)
 _FAULT_TOLERANCE = 0.00001
 
 # Forward reading decodes all that lies before: with more than this many frames to skip, the second reader is cheaper.
 MAX_WALK = 3000
+
+# decord goes on decoding behind what is read and keeps all of it in RGB: 400 frames of 720p took 0.8 GB.
+MAX_AHEAD_BYTES = 1 << 29
 
 _REFUSED = "decord is not trusted with "
 
@@ -65,9 +68,14 @@ class DecordHandle(Handle):
         self._decord, self._path = decord, path
         self._video: Any = None
         self._open()
+        starts, last = self._read_times()
         self._first = self._take()
         height, width = self._first.shape[:2]
-        self.times, self.facts = self._read_times(width, height)
+        self.times, self.facts = starts - starts[0], facts_of(starts, last, width, height)
+        if self._first.nbytes * len(starts) > MAX_AHEAD_BYTES:
+            raise DecodeError(
+                "codec", f"{_REFUSED}{len(starts)} frames of {width}×{height}: it decodes ahead without bound"
+            )
 
     def stream(self, indices: Iterable[int]) -> Iterator[Shown]:
         """See Handle.stream; decord loses no frame without an error."""
@@ -111,7 +119,8 @@ class DecordHandle(Handle):
                 self._video.seek_accurate(index)
             self._position = index
 
-    def _read_times(self, width: int, height: int) -> tuple[NDArray[np.float64], Facts]:
+    def _read_times(self) -> tuple[NDArray[np.float64], float]:
+        """Start of each frame in seconds (n,), and how long the last one lasts."""
         with _decord_errors(self._path):
             spans = self._video.get_frame_timestamp(np.arange(len(self._video))).astype(np.float64)
         starts = spans[:, 0]
@@ -120,12 +129,14 @@ class DecordHandle(Handle):
             raise DecodeError("codec", _REFUSED + "a negative or unknown first timestamp")
         if not (np.diff(starts) > 0).all():
             raise DecodeError("codec", _REFUSED + "timestamps that do not increase")
-        return starts - starts[0], facts_of(starts, spans[-1, 1] - starts[-1], width, height)
+        return starts, float(spans[-1, 1] - starts[-1])
 
 
 def _without_padding(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The frame (H, W, 3). Where the padded length of a row is a multiple of W, as at width 48, decord takes the padding
-    for more channels: the array is then (H, W, 4 or more) and its rows hold the 3 W bytes of the picture, then padding.
+    """The frame (H, W, 3).
+
+    Where the padded length of a row is a multiple of W, as at width 48, decord takes the padding for more channels: the
+    array is then (H, W, 4 or more), and each row holds the 3 W bytes of the picture and then padding.
     """
     height, width, _ = frame.shape
     return np.ascontiguousarray(frame.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)

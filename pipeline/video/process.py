@@ -62,6 +62,10 @@ class ChildProcess:
         self._write(encode(request), until)
         return receive(partial(self._read, until=until))
 
+    def alive(self) -> bool:
+        """False once the child has ended, for whatever reason."""
+        return self._process.poll() is None
+
     def tail(self) -> str:
         """The end of what the child wrote to stderr during the last request."""
         return self._tail.decode(errors="replace").strip()

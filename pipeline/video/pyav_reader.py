@@ -1,8 +1,8 @@
 """PyAV by packets: exact in every container, where seeking is not.
 
 Frame i is the i-th packet in order of time that is meant to be shown; it is decoded from the last key packet on that is
-not shown after it. Where packets carry no usable times (AVI has none at all; raw streams; packed
-B-frames), the video is decoded once on opening and frames are counted as they come out.
+not shown after it. Where packets carry no usable times (raw streams; B-frames in AVI), the video is decoded once on
+opening and frames are counted as they come out.
 """
 
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Decoded frames of a video without packet times that are kept, so that it is decoded once and not twice.
 KEEP_FRAME_BYTES = 1 << 28
 
-# FFmpeg guesses the times of packets in these, wrongly where frames are stored in another order than shown.
+# FFmpeg guesses the times of packets in these, and wrongly where frames are stored in another order than shown.
 _UNTIMED_FORMATS = {"avi"}
 
 
@@ -178,7 +178,7 @@ def _order_of(packets: "Packets", first: Any) -> _Order:
     """By time where the packets' times can be trusted: the first frame that comes out must bear the first time."""
     shown = [packet for packet in packets.packets if not packet.is_discard]
     times = [packet.pts for packet in shown]
-    if None in times or not times or (_is_untimed(packets) and not _increasing(times)):
+    if None in times or not times or _guessed(packets):
         return _ByCount(packets)
     shown.sort(key=lambda packet: packet.pts)
     if first.pts != shown[0].pts or not _increasing([packet.pts for packet in shown]):
@@ -186,8 +186,8 @@ def _order_of(packets: "Packets", first: Any) -> _Order:
     return _ByTime(packets, shown)
 
 
-def _is_untimed(packets: "Packets") -> bool:
-    return packets.container.format.name in _UNTIMED_FORMATS
+def _guessed(packets: "Packets") -> bool:
+    return packets.container.format.name in _UNTIMED_FORMATS and bool(packets.stream.codec_context.has_b_frames)
 
 
 def _increasing(pts: Sequence[int | None]) -> bool:

@@ -1,7 +1,8 @@
 """The readers by name. `decord` is the default, `pyav` the second reader; `module:factory` names one of your own.
 
     decord   reads forward only. It refuses (DecodeError, so that the second reader is asked) containers without an
-             index, a negative or unknown first timestamp, and views thousands of frames into a file.
+             index, a negative or unknown first timestamp, views thousands of frames into a file, and videos whose
+             frames would not fit into 512 MB of memory.
     pyav     keeps the packets in memory and finds frames by timestamp. It refuses what FFmpeg itself cannot decode.
 
 Both decode with one thread at native size, turn frames as the file says, and agree on the index and time of every frame

@@ -4,7 +4,7 @@
     views                        done
     an error about the file      the second reader, in the same child
     no answer in time            the child is killed; the second reader, in a new child
-    the child died               the second reader, in a new child
+    the child died               the second reader, in a new child; killed by someone else (out of memory): OSError
     storage failed               OSError at once, and never a DecodeFailure
 
 When both readers gave up, the file's bytes are read once more: if that fails or stalls, storage is to blame (OSError).
@@ -46,7 +46,6 @@ class _Problem:
     reader: str
     reason: str
     message: str
-    from_outside: bool = False
 
 
 class DecodeChild:
@@ -73,8 +72,6 @@ class DecodeChild:
             if not isinstance(outcome, _Problem):
                 return outcome
             problems.append(outcome)
-        if all(problem.from_outside for problem in problems):
-            raise OSError(errno.ENOMEM, "the decode child was killed from outside, as when memory runs out", str(path))
         self._check_storage(path)
         return _failure(problems)
 
@@ -113,7 +110,9 @@ class DecodeChild:
             return _Problem(reader, "deadline", f"no answer within {self.deadline:g} s{tail}")
         except Gone:
             ending, tail = self._kill()
-            return _Problem(reader, "crash", f"the decoder ended with {ending}{tail}", ending == "signal SIGKILL")
+            if ending == "signal SIGKILL":
+                raise OSError(errno.ENOMEM, "the decode child was killed, as when memory runs out", str(path)) from None
+            return _Problem(reader, "crash", f"the decoder ended with {ending}{tail}")
         if header.get("error") == "decode":
             return _Problem(reader, header["reason"], header["message"])
         _raise_others(header, path)
@@ -128,6 +127,8 @@ class DecodeChild:
         _raise_others(header, path)
 
     def _ask(self, request: dict[str, Any], path: str | Path) -> Message:
+        if self._process is not None and not self._process.alive():
+            self.close()
         if self._process is None:
             self._process = ChildProcess("pipeline.video.child", [str(self.memory)], DECORD_ENVIRONMENT)
         whole = {**request, "path": os.path.abspath(path), "deadline": self.deadline}
@@ -166,7 +167,7 @@ def _raise_others(header: dict[str, Any], path: str | Path) -> None:
     if kind == "storage":
         raise OSError(header["errno"], header["message"], str(path))
     if kind == "config":
-        raise ConfigError(header["message"])
+        raise ConfigError(f"this video reader cannot be used here: {header['message']}")
     if kind == "defect":
         raise JobError(f"decoding {path} met a defect of this program, not of the file:\n{header['message']}")
 

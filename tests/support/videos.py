@@ -62,11 +62,10 @@ def write_video(
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
         images = [av.VideoFrame.from_ndarray(numbered_frame(number, size), format="rgb24") for number in range(frames)]
         packets = [packet for image in [*images, None] for packet in stream.encode(image)]
-        for packet, at in zip(packets, milliseconds or [None] * len(packets), strict=True):
-            if at is not None:
-                packet.pts = packet.dts = at
-                packet.time_base = Fraction(1, 1000)
-            container.mux(packet)
+        for packet, at in zip(packets, milliseconds or [], strict=milliseconds is not None):
+            packet.pts = packet.dts = at
+            packet.time_base = Fraction(1, 1000)
+        container.mux(packets)
     return path
 
 
@@ -96,9 +95,27 @@ def damaged(source: Path, target: Path, *, keep: float = 1.0, hole: tuple[float,
     return target
 
 
+# What write_video is told for videos that both readers must agree on: 30 frames of 64×48 at 15 per second.
+WELL_FORMED: dict[str, dict[str, Any]] = {
+    "h264.mp4": {},
+    "h264_b_frames.mp4": {"b_frames": 3},
+    "h264_open_gop.mkv": {"b_frames": 3, "options": {"x264-params": "open-gop=1:bframes=3"}},
+    "mpeg4.avi": {},
+    "mpeg4_b_frames.mp4": {"codec": "mpeg4", "b_frames": 2},
+    "mpeg4_b_frames.mkv": {"codec": "mpeg4", "b_frames": 2},
+    "vp9.webm": {},
+    "mjpeg.mov": {"codec": "mjpeg"},
+}
+
+
 def aborting() -> "_Misbehaving":
     """A reader that ends its process, as a crash in a decoder does."""
     return _Misbehaving(lambda path: os.abort())
+
+
+def quitting() -> "_Misbehaving":
+    """A reader that says something and ends its process with code 7."""
+    return _Misbehaving(_quit)
 
 
 def hanging() -> "_Misbehaving":
@@ -112,7 +129,7 @@ def chattering() -> "_Misbehaving":
 
 
 def without_storage() -> "_Misbehaving":
-    """A reader that meets an input/output error."""
+    """A reader that meets the error of storage whose number stands in the file's name: `bad_5.mp4`."""
     return _Misbehaving(_fail_storage)
 
 
@@ -144,6 +161,11 @@ class _Misbehaving:
         return self._act(path) if Path(path).name.startswith("bad") else PyAVReader().open(path)
 
 
+def _quit(path: str | Path) -> None:
+    os.write(2, b"my last words\n")
+    os._exit(7)
+
+
 def _hang(path: str | Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.PyDLL(None).sleep(3600)
@@ -160,7 +182,8 @@ def _chatter(path: str | Path) -> None:
 
 
 def _fail_storage(path: str | Path) -> None:
-    raise OSError(5, "Input/output error")
+    number = int(Path(path).stem.rpartition("_")[2])
+    raise OSError(number, os.strerror(number))
 
 
 def _tell_modules(path: str | Path) -> None:

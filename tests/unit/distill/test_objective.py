@@ -66,7 +66,7 @@ def test_the_full_objective_is_the_weighted_sum_of_its_published_parts() -> None
         {name: part.item() for name, part in parts.items()}, rel=1e-5
     )
     weights = {"ce": 1, "kd": 2, "corr": 3, "comb": 5, "dist": 7}
-    assert float(found.total) == pytest.approx(
+    assert found.total.item() == pytest.approx(
         sum(weights[name] * part.item() for name, part in parts.items()), rel=1e-5
     )
 
@@ -120,7 +120,7 @@ def test_the_warm_up_of_joint_scales_the_feature_terms_only() -> None:
     found = build(objective)(logits, features, given, phase, 4)
     parts = {name: float(part) for name, part in found.parts.items()}
     feature_terms = parts["corr"] + 0.5 * parts["comb"] + 0.03 * parts["dist"]
-    assert float(found.total) == pytest.approx(parts["ce"] + parts["kd"] + 0.5 * feature_terms, rel=1e-5)
+    assert found.total.item() == pytest.approx(parts["ce"] + parts["kd"] + 0.5 * feature_terms, rel=1e-5)
 
 
 def test_dense_sources_average_their_kl_and_the_newest_gives_the_features() -> None:
@@ -165,7 +165,7 @@ def test_label_smoothing() -> None:
     found = loss(logits, features, given._replace(sources=[]), last(objective), 0)
     smooth = 0.8 * given.q + 0.2 / CLASSES
     expected = (given.weight * -(smooth * logits.log_softmax(1)).sum(1)).sum() / (BATCH * 0.5)
-    assert float(found.total) == pytest.approx(float(expected), rel=1e-6)
+    assert found.total.item() == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_no_gradient_reaches_a_teacher() -> None:
@@ -187,7 +187,7 @@ def test_baselines_stand_beside_kd() -> None:
     expected = sum(similarity_preserving(s, t) for s, t in zip(features, teacher, strict=True)) / 4
     assert float(found.parts["feature"]) == pytest.approx(float(expected), rel=1e-5)
     parts = found.parts
-    assert float(found.total) == pytest.approx(float(parts["ce"] + parts["kd"] + 3 * parts["feature"]), rel=1e-5)
+    assert found.total.item() == pytest.approx(float(parts["ce"] + parts["kd"] + 3 * parts["feature"]), rel=1e-5)
     values = {
         m: float(build(Objective(method=m))(logits, features, given, last(Objective(method=m)), 99).total)
         for m in ("kd", "dkd", "dist", "sp", "rkd", "pkt")

@@ -45,7 +45,7 @@ def test_model_json_says_what_others_ask(tmp_path):
 
     facts = read_facts(tmp_path)
 
-    assert facts["classes"] == ["a", "b", "c"]
+    assert (facts["classes"], facts["num_classes"]) == (["a", "b", "c"], 3)
     assert (facts["taps"], facts["dims"], facts["norm"]) == (["layer1", "layer4"], [4, 16], "batch")
     assert (facts["saw_labels"], facts["raster"]) == (False, {"size": [32, 32]})
     assert facts["parameters"] == sum(value.numel() for value in network.parameters())

@@ -12,8 +12,7 @@ from pipeline.video.pyav_reader import PyAVReader
 from pipeline.video.raster import decode_views, rasterise, replay
 from pipeline.video.reader import reader_named
 from pipeline.video.views import View, ViewPolicy, draw, view_keys
-from tests.support.videos import frame_number, numbered_frame
-from tests.unit.video.conftest import WELL_FORMED
+from tests.support.videos import WELL_FORMED, frame_number, numbered_frame
 
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 TRAIN = ViewPolicy("train", (24, 32), 6, frame_stride=2, views_per_clip=4, flip=True)
@@ -35,7 +34,7 @@ def test_the_box_is_cropped_before_the_resize():
     frame = np.zeros((40, 80, 3), np.uint8)
     frame[10:30, 40:80] = (200, 100, 50)
     raster = rasterise([frame], np.array([0.5, 0.25, 1.0, 0.75], np.float32), (20, 40), False)
-    np.testing.assert_array_equal(raster, np.broadcast_to(np.uint8([200, 100, 50]), (1, 20, 40, 3)))
+    np.testing.assert_array_equal(raster, np.broadcast_to(np.array([200, 100, 50], np.uint8), (1, 20, 40, 3)))
 
 
 def test_the_filter_averages_when_it_shrinks():
@@ -78,7 +77,8 @@ class CountingReader(PyAVReader):
     """Counts what a reader is asked for."""
 
     def __init__(self) -> None:
-        self.opened, self.asked = 0, []
+        self.opened = 0
+        self.asked: list[list[int]] = []
 
     def open(self, path: str | Path) -> Any:
         handle: Handle = super().open(path)

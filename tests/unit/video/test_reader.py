@@ -8,8 +8,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.video.handle import DecodeError, one_line
 from pipeline.video.reader import reader_named, reader_version
-from tests.support.videos import cut_without_encoding, damaged, frame_number, write_video
-from tests.unit.video.conftest import WELL_FORMED
+from tests.support.videos import WELL_FORMED, cut_without_encoding, damaged, frame_number, write_video
 
 READERS = ("decord", "pyav")
 ORDERS = {
@@ -117,14 +116,22 @@ def test_decord_does_not_walk_for_ever(mp4: Path, monkeypatch: pytest.MonkeyPatc
             list(handle.stream([29]))
 
 
-def test_pyav_decodes_twice_where_frames_are_too_large_to_keep(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+def test_decord_is_not_given_more_than_fits_into_memory(mp4: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.video.decord_reader.MAX_AHEAD_BYTES", 30 * 48 * 64 * 3 - 1)
+    with pytest.raises(DecodeError, match="30 frames of 64×48"):
+        reader_named("decord").open(mp4)
+
+
+def test_pyav_decodes_twice_where_frames_are_too_large_to_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.video.pyav_reader.KEEP_FRAME_BYTES", 10_000)
-    with reader_named("pyav").open(videos["mpeg4.avi"]) as handle:
+    with reader_named("pyav").open(write_video(tmp_path / "b.avi", b_frames=2)) as handle:
         assert [frame_number(each.frame) for each in handle.stream([3, 28])] == [3, 28]
 
 
 def test_a_lost_frame_is_replaced_and_the_replacement_is_named(tmp_path: Path):
-    path = write_video(tmp_path / "whole.mp4", frames=60, gop=6, options={"preset": "ultrafast", "x264-params": "slices=1"})
+    path = write_video(
+        tmp_path / "whole.mp4", frames=60, gop=6, options={"preset": "ultrafast", "x264-params": "slices=1"}
+    )
     hurt = damaged(path, tmp_path / "hole.mp4", hole=(0.4, 0.5))
     with reader_named("pyav").open(hurt) as handle:
         shown = list(handle.stream(range(60)))
