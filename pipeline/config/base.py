@@ -25,19 +25,23 @@ def is_runtime(model: type[BaseModel], name: str) -> bool:
     return isinstance(extra, dict) and bool(extra.get("runtime"))
 
 
-def identity_fields(section: BaseModel) -> dict[str, Any]:
+def identity_fields(section: BaseModel, default: BaseModel | None = None) -> dict[str, Any]:
     """The identity fields of a section that differ from their default, nested sections included.
 
-    A field added later with a default leaves old keys as they were; a changed default needs a raised step version.
+    `default` stands for the class's own defaults: a nested section is compared with the one its parent has by default,
+    and left out where it differs in runtime fields only. A field added later with a default leaves old keys as they
+    were; a changed default needs a raised step version.
     """
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if is_runtime(type(section), name) or (
-            not field.is_required() and value == field.get_default(call_default_factory=True)
-        ):
+        value, required = getattr(section, name), field.is_required() and default is None
+        usual = None if required else getattr(default, name, field.get_default(call_default_factory=True))
+        if is_runtime(type(section), name) or (not required and value == usual):
             continue
-        found[name] = _plain(value)
+        same = isinstance(value, BaseModel) and type(value) is type(usual)
+        plain = identity_fields(value, usual) if same else _plain(value)
+        if plain or not same:
+            found[name] = plain
     return found
 
 

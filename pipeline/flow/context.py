@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifacts.identity import digest
 from pipeline.artifacts.layout import Workspace
+from pipeline.config.base import identity_fields
 from pipeline.config.recipe import Recipe
 from pipeline.flow.step import Timing
 from pipeline.tracking import Tracker, resolve_uri
@@ -18,7 +20,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class Context:
-    """`local`: fit-teacher and distill run in this process, without Ray."""
+    """`name` is the run's. `local`: fit-teacher and distill run in this process, without Ray."""
 
     recipe: Recipe
     workspace: Workspace
@@ -32,8 +34,9 @@ class Context:
 
     @classmethod
     def open(cls, recipe: Recipe, name: str, *, local: bool = False) -> "Context":
-        """Open (create) the workspace; nothing of Ray or MLflow starts yet."""
-        return cls(recipe, Workspace.open(Path(recipe.workspace)), recipe.run.name or name, local=local)
+        """Open (create) the workspace; the run is called `name` (the recipe's stem) and its key unless run.name says so; nothing of Ray or MLflow starts yet."""
+        name = recipe.run.name or f"{name}-{digest(identity_fields(recipe))[:8]}"
+        return cls(recipe, Workspace.open(Path(recipe.workspace)), name, local=local)
 
     def timing(self, step: str) -> Timing:
         """A timing that the summary shows."""

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,11 @@ from pipeline.artifacts.snapshot import Snapshot
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
 from pipeline.flow.context import Context
-from pipeline.flow.fold import FoldTask, read_logits, run_fold
 from pipeline.flow.step import TABLE, Made, Step, Timing, ensure, facts_of
-from pipeline.flow.tasks import Host
 from pipeline.flow.videos import Videos
+
+if TYPE_CHECKING:
+    from pipeline.flow.fold import FoldTask
 
 LOG = logging.getLogger(__name__)
 GIVEN_VERSION = FOLD_VERSION = REFINE_VERSION = 1
@@ -94,6 +95,7 @@ def _labeller_fields(context: Context) -> dict[str, Any]:
 
 
 def _refine(context: Context, videos: Videos, views: Views, folder: Path, attempt: str, timing: Timing) -> Made:
+    from pipeline.flow.fold import read_logits
     from pipeline.labels.folds import assign_folds, protected_videos
     from pipeline.labels.predictions import FoldPrediction, OutOfFold, Validation
     from pipeline.labels.refine import refine
@@ -143,10 +145,11 @@ def _validation(context: Context, videos: Videos, views: Views, logits: list[np.
     return kind(np.stack(logits), videos.labels[rows], trusted, groups)
 
 
-def fold_tasks(context: Context, videos: Videos, views: Views, rows: list[int], folds: np.ndarray) -> list[FoldTask]:
+def fold_tasks(context: Context, videos: Videos, views: Views, rows: list[int], folds: np.ndarray) -> "list[FoldTask]":
     """One task per fold: train without it, label it and the validation videos."""
     from pipeline.distill.data import DataSpec
     from pipeline.distill.spec import Job, Objective
+    from pipeline.flow.fold import FoldTask
 
     recipe, labels = context.recipe, given_labels(context, videos)
     fields = _labeller_fields(context)
@@ -190,9 +193,13 @@ def fold_tasks(context: Context, videos: Videos, views: Views, rows: list[int], 
     return tasks
 
 
-def run_folds(context: Context, tasks: list[FoldTask], timing: Timing) -> None:
+def run_folds(context: Context, tasks: "list[FoldTask]", timing: Timing) -> None:
     """The folds in the warm pool, or one after another in this process under `--local`."""
+    from pipeline.flow.fold import run_fold
+
     if context.local:
+        from pipeline.flow.tasks import Host
+
         for task in tasks:
             run_fold(task, Host())
         return

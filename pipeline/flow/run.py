@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.files import replace
+from pipeline.artifacts.layout import read_json
 from pipeline.config.load import recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.flow.context import Context
@@ -138,8 +140,7 @@ def run(context: Context) -> Path:
         from pipeline.flow.sweep import sweep
 
         sweep(way)
-    fresh = any(not timing.skipped for timing in context.timings)
-    if fresh or not (folder / "report.html").is_file():
+    if _told(folder) != context.keys:
         from pipeline.flow.report import report
 
         report(context, way.videos, way.views, way.labels, way.cascade, way.evaluation)
@@ -148,6 +149,12 @@ def run(context: Context) -> Path:
     else:
         LOG.info("everything was done before: nothing to do")
     return folder
+
+
+def _told(folder: Path) -> dict[str, str] | None:
+    """The keys that the run's summary was written for, None without one."""
+    found = read_json(folder / "summary.json")
+    return None if found is None else dict(found["keys"])
 
 
 def _summarise(context: Context, way: Way, folder: Path, exported: Path, seconds: float) -> None:
@@ -197,7 +204,7 @@ def _track(context: Context, way: Way, exported: Path) -> None:
 
     tracker, run_id = context.track(), context.parent_run
     for entry in read_metrics(way.evaluation)["networks"]:
-        name = entry["name"].replace(": ", "-").replace(" + ", "-").replace(" ", "-")
+        name = re.sub(r"[^\w.-]+", "-", entry["name"].replace("×", "x"), flags=re.ASCII)
         tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
     tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
     tracker.artefact(run_id, exported, "export")

@@ -31,6 +31,10 @@ def student(seed: int = 9) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return logits, [torch.randn(BATCH, dim, generator=draw, requires_grad=True) for dim in DIMS]
 
 
+def value(scalar: torch.Tensor) -> float:
+    return scalar.detach().item()
+
+
 def build(objective: Objective, sources: int = 1, **changes: Any) -> DistillationLoss:
     statistics = [(torch.zeros(dim).numpy(), torch.ones(dim).numpy()) for dim in TEACHER]
     fields = {
@@ -62,7 +66,7 @@ def test_the_full_objective_is_the_weighted_sum_of_its_published_parts() -> None
         "comb": sum(combined_correlation(features[:k], teacher[:k]) for k in (2, 3, 4)) / 3,
         "dist": sum(term(s, t).loss for term, s, t in zip(loss.predictors, features, teacher, strict=True)) / 4,
     }
-    assert {name: float(part) for name, part in found.parts.items()} == pytest.approx(
+    assert {name: value(part) for name, part in found.parts.items()} == pytest.approx(
         {name: part.item() for name, part in parts.items()}, rel=1e-5
     )
     weights = {"ce": 1, "kd": 2, "corr": 3, "comb": 5, "dist": 7}
@@ -77,11 +81,11 @@ def test_early_phases_relate_only_their_substages_and_d_covers_all() -> None:
     given, (logits, features) = batch(), student()
     found = build(objective)(logits, features, given, second, 5)
     pairs = list(zip(features, given.sources[0][1], strict=True))
-    assert float(found.parts["corr"]) == pytest.approx(
-        float(sum(substage_correlation(*pair) for pair in pairs[:2]) / 2), rel=1e-5
+    assert value(found.parts["corr"]) == pytest.approx(
+        value(sum(substage_correlation(*pair) for pair in pairs[:2]) / 2), rel=1e-5
     )
-    assert float(found.parts["comb"]) == pytest.approx(
-        float(combined_correlation(features[:2], given.sources[0][1][:2])), rel=1e-5
+    assert value(found.parts["comb"]) == pytest.approx(
+        value(combined_correlation(features[:2], given.sources[0][1][:2])), rel=1e-5
     )
     assert sorted(found.figures) == ["corr_1", "corr_2", "omega_1", "omega_2", "r2_1", "r2_2", "r2_3", "r2_4"]
 
@@ -118,7 +122,7 @@ def test_the_warm_up_of_joint_scales_the_feature_terms_only() -> None:
     (phase,) = plan_phases("joint", 200, 0.05, 4, objective)
     given, (logits, features) = batch(), student()
     found = build(objective)(logits, features, given, phase, 4)
-    parts = {name: float(part) for name, part in found.parts.items()}
+    parts = {name: value(part) for name, part in found.parts.items()}
     feature_terms = parts["corr"] + 0.5 * parts["comb"] + 0.03 * parts["dist"]
     assert found.total.item() == pytest.approx(parts["ce"] + parts["kd"] + 0.5 * feature_terms, rel=1e-5)
 
@@ -128,10 +132,10 @@ def test_dense_sources_average_their_kl_and_the_newest_gives_the_features() -> N
     loss = build(objective, sources=3)
     found = loss(logits, features, given, last(objective), 0, kept=(0, 2))
     kl = [kl_distillation(logits, source[0], temperature=2.0, standardize=True).mean() for source in given.sources]
-    assert float(found.parts["kd"]) == pytest.approx(float(kl[0] + kl[2]) / 2, rel=1e-5)
+    assert value(found.parts["kd"]) == pytest.approx(value(kl[0] + kl[2]) / 2, rel=1e-5)
     newest = given.sources[2][1]
-    assert float(found.figures["corr_1"]) == pytest.approx(
-        float(substage_correlation(features[0], newest[0])), rel=1e-5
+    assert value(found.figures["corr_1"]) == pytest.approx(
+        value(substage_correlation(features[0], newest[0])), rel=1e-5
     )
 
 
@@ -142,7 +146,7 @@ def test_unlabelled_rows_have_kd_and_feature_terms_but_no_cross_entropy() -> Non
     given.weight[3] = 1
     found = build(objective)(logits, features, given, last(objective), 0)
     ce = torch.autograd.grad(-(given.q * logits.log_softmax(1)).sum(1)[3] / (BATCH * 0.5), logits)[0]
-    assert float(found.parts["ce"]) == pytest.approx(float(-(given.q * logits.log_softmax(1)).sum(1)[3] / 6), rel=1e-5)
+    assert value(found.parts["ce"]) == pytest.approx(value(-(given.q * logits.log_softmax(1)).sum(1)[3] / 6), rel=1e-5)
     found.total.backward()
     assert (ce.abs().sum(1) > 0).tolist() == [n == 3 for n in range(BATCH)]
     assert logits.grad is not None
@@ -165,7 +169,7 @@ def test_label_smoothing() -> None:
     found = loss(logits, features, given._replace(sources=[]), last(objective), 0)
     smooth = 0.8 * given.q + 0.2 / CLASSES
     expected = (given.weight * -(smooth * logits.log_softmax(1)).sum(1)).sum() / (BATCH * 0.5)
-    assert found.total.item() == pytest.approx(float(expected), rel=1e-6)
+    assert found.total.item() == pytest.approx(value(expected), rel=1e-6)
 
 
 def test_no_gradient_reaches_a_teacher() -> None:
@@ -185,11 +189,11 @@ def test_baselines_stand_beside_kd() -> None:
     sp = Objective(method="sp", lambda_feature=3.0)
     found = build(sp)(logits, features, given, last(sp), 99)
     expected = sum(similarity_preserving(s, t) for s, t in zip(features, teacher, strict=True)) / 4
-    assert float(found.parts["feature"]) == pytest.approx(float(expected), rel=1e-5)
+    assert value(found.parts["feature"]) == pytest.approx(value(expected), rel=1e-5)
     parts = found.parts
-    assert found.total.item() == pytest.approx(float(parts["ce"] + parts["kd"] + 3 * parts["feature"]), rel=1e-5)
+    assert found.total.item() == pytest.approx(value(parts["ce"] + parts["kd"] + 3 * parts["feature"]), rel=1e-5)
     values = {
-        m: float(build(Objective(method=m))(logits, features, given, last(Objective(method=m)), 99).total)
+        m: value(build(Objective(method=m))(logits, features, given, last(Objective(method=m)), 99).total)
         for m in ("kd", "dkd", "dist", "sp", "rkd", "pkt")
     }
     assert len(set(values.values())) == len(values)

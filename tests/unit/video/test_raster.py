@@ -12,7 +12,7 @@ from pipeline.video.pyav_reader import PyAVReader
 from pipeline.video.raster import decode_views, rasterise, replay
 from pipeline.video.reader import reader_named
 from pipeline.video.views import View, ViewPolicy, draw, view_keys
-from tests.support.videos import WELL_FORMED, frame_number, numbered_frame
+from tests.support.videos import WELL_FORMED, damaged, frame_number, numbered_frame, write_video
 
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 TRAIN = ViewPolicy("train", (24, 32), 6, frame_stride=2, views_per_clip=4, flip=True)
@@ -111,6 +111,17 @@ def test_draw_store_replay_gives_equal_pixels(videos: dict[str, Path], reader: s
     for view in decode_views(videos[name], views, policy, reader_named(reader)):
         again = replay(videos[name], row_of(view), policy, reader_named(view.reader))
         np.testing.assert_array_equal(again, view.frames)
+
+
+@pytest.mark.parametrize("hole", [(0.25, 0.33), (0.5, 0.58), (0.55, 0.63)])
+def test_views_of_a_damaged_file_replay_equal(tmp_path: Path, hole: tuple[float, float]):
+    """What a decoder paints over a lost frame depends on what it decoded before; a replay decodes other frames."""
+    path = damaged(write_video(tmp_path / "w.mp4", frames=60, gop=6), tmp_path / "hole.mp4", hole=hole)
+    policy = ViewPolicy("train", (24, 24), 6, views_per_clip=8)
+    views = decode_views(path, [draw(policy, *key) for key in view_keys("v", policy)], policy, PyAVReader())
+    assert any(len(set(view.indices.tolist())) < 6 for view in views)
+    for view in views:
+        np.testing.assert_array_equal(replay(path, row_of(view), policy, PyAVReader()), view.frames)
 
 
 def test_a_row_of_one_reader_replays_nearly_equal_with_the_other(mp4: Path):
