@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.layout import write_about
+from pipeline.config.networks import Network
 from pipeline.distill.cascade import plan_assistants, sources_of
 from pipeline.distill.data import DataSpec, SourceSpec
 from pipeline.distill.spec import Job, Objective
@@ -156,6 +157,11 @@ class CascadePlanner:
         if "train" in plans:
             self.tasks.append(StatisticsTask(model.name, str(targets.folders["train"]), str(targets.statistics)))
 
+    def _section(self, name: str) -> Network:
+        """What describes the network `name` beside its widths."""
+        recipe = self.context.recipe
+        return (recipe.assistants or recipe.student) if name.startswith("assistant") else recipe.student
+
     def _source(self, source: Trained, aim: Objective) -> SourceSpec:
         targets = source.targets
         needed = aim.effective.lambda_dist > 0 and targets.statistics is not None
@@ -170,7 +176,7 @@ class CascadePlanner:
         recipe = self.context.recipe
         train = recipe.train
         fields: dict[str, Any] = {
-            "network": spec.to_json() | network_fields(recipe.student),
+            "network": spec.to_json() | network_fields(self._section(name)),
             "options": dict(spec.options),
             "objective": changed(aim.effective),
             "optimiser": changed(optimiser(train.optimiser)),

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
+def run_name(recipe: Recipe, stem: str) -> str:
+    """What a run is called: as run.name says, else the recipe's stem and key."""
+    return recipe.run.name or f"{stem}-{digest(identity_fields(recipe))[:8]}"
+
+
 @dataclass
 class Context:
     """`name` is the run's. `local`: fit-teacher and distill run in this process, without Ray."""
@@ -34,9 +39,8 @@ class Context:
 
     @classmethod
     def open(cls, recipe: Recipe, name: str, *, local: bool = False) -> "Context":
-        """Open (create) the workspace; the run is called `name` (the recipe's stem) and its key unless run.name says so; nothing of Ray or MLflow starts yet."""
-        name = recipe.run.name or f"{name}-{digest(identity_fields(recipe))[:8]}"
-        return cls(recipe, Workspace.open(Path(recipe.workspace)), name, local=local)
+        """Open (create) the workspace; nothing of Ray or MLflow starts yet. `name` is the recipe's stem."""
+        return cls(recipe, Workspace.open(Path(recipe.workspace)), run_name(recipe, name), local=local)
 
     def timing(self, step: str) -> Timing:
         """A timing that the summary shows."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_marker, read_object, write_table
 from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.identity import digest
 from pipeline.artifacts.schemas import column, tensor_array
 from pipeline.distill.data import DataSpec
 from pipeline.distill.plain import Json
@@ -31,12 +32,18 @@ class FoldTask(Json):
     validation: tuple[str, ...]
     micro_batch: int
 
+    @property
+    def marker(self) -> str:
+        """Other validation videos or views mean other logits of the same model."""
+        read = [list(self.held_out), self.eval_snapshot, list(self.validation), self.micro_batch]
+        return f"{LOGITS}-{digest(read)[:12]}"
+
 
 def run_fold(task: FoldTask, host: Host | None = None) -> str:
     """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
     folder = Path(task.out)
     run_training(TrainTask(task.job, task.data, task.out, {"saw_labels": True, "fold": task.job.name}), host or Host())
-    if read_marker(folder, LOGITS) is None:
+    if read_marker(folder, task.marker) is None:
         assert task.data.snapshot is not None
         held_out = _logits(task, task.data.frames, task.data.snapshot, task.held_out)
         validation = _logits(task, task.eval_frames, task.eval_snapshot, task.validation)
@@ -48,14 +55,14 @@ def run_fold(task: FoldTask, host: Host | None = None) -> str:
             )
             for name, values in tables.items()
         ]
-        commit(folder, Marker(LOGITS, attempt, tuple(objects)))
+        commit(folder, Marker(task.marker, attempt, tuple(objects)))
     return task.out
 
 
 def read_logits(task: FoldTask) -> tuple[np.ndarray, np.ndarray]:
     """Logits (videos, views, classes) of the held-out and of the validation videos, in the task's order."""
     folder = Path(task.out)
-    marker = read_marker(folder, LOGITS)
+    marker = read_marker(folder, task.marker)
     assert marker is not None, f"{folder}: the fold's logits are missing"
     tables = [column(read_object(folder, part), "logits") for part in marker.objects]
     held_out, validation = (table.reshape(len(table), -1, task.data.classes) for table in tables)

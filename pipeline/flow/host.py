@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts.lease import Lease
 from pipeline.flow.build import train_device
 from pipeline.flow.context import Context
+from pipeline.flow.demands import step_demands
 from pipeline.flow.step import Timing, owner
 
 if TYPE_CHECKING:
@@ -37,12 +38,10 @@ def run_tasks(context: Context, name: str, tasks: Sequence["Task"], timing: Timi
 
 
 def _in_group(context: Context, name: str, tasks: Sequence["Task"], timing: Timing) -> None:
-    from pipeline.on_ray.capacity import Demand
-
     train, session = context.recipe.train, context.ray()
     gpu = train_device(train) == "cuda"
     began = time.monotonic()
-    session.require(name, [Demand("train workers", train.num_workers, train.cpus_per_worker, float(gpu))])
+    session.require(name, step_demands(context.recipe, session.capacity())["distill"])
     from pipeline.on_ray.train import Group, run_group
 
     group = Group(train.num_workers, train.cpus_per_worker, gpu, train.max_failures)

@@ -15,6 +15,7 @@ from pipeline.artifacts.snapshot import Snapshot
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
 from pipeline.flow.context import Context
+from pipeline.flow.demands import fold_actors
 from pipeline.flow.step import TABLE, Made, Step, Timing, ensure, facts_of
 from pipeline.flow.videos import Videos
 
@@ -205,16 +206,14 @@ def run_folds(context: Context, tasks: "list[FoldTask]", timing: Timing) -> None
         return
     import time
 
-    from pipeline.on_ray.capacity import Demand
-
     session, train = context.ray(), context.recipe.train
     began = time.monotonic()
-    size = max(1, min(len(tasks), int(session.capacity().cpus // train.cpus_per_worker)))
-    gpus = 1.0 if train_device(train) == "cuda" else 0.0
-    session.require("refine-labels", [Demand("fold models", size, train.cpus_per_worker, gpus)])
+    demands = fold_actors(context.recipe, len(tasks), session.capacity())
+    session.require("refine-labels", demands)
     from pipeline.on_ray.pool import WarmPool
 
-    with WarmPool(size, cpus=train.cpus_per_worker, gpus=gpus, threads=train.threads) as pool:
+    actors = demands[0]
+    with WarmPool(actors.count, cpus=actors.cpus, gpus=actors.gpus, threads=train.threads) as pool:
         timing.startup_s += time.monotonic() - began
         pool.map(run_fold, tasks)
 

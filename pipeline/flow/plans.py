@@ -105,13 +105,20 @@ def scan(context: Context) -> Videos:
 
 def _check_root(folder: Path, root: Path, step: Step) -> None:
     """A name that was used with another root is refused: what was planned under it is other videos."""
+    refuse_other_root(folder, root, step)
     write_about(folder, describe(step) | {"root": str(root.resolve())})
-    known = read_about(folder).get("root")
-    if known != str(root.resolve()):
-        raise InputError(
-            f"manifest.name {step.fields['name']!r} was used with the folder {known} in this workspace, now it is "
-            f"{root.resolve()}: give this one another name with --set manifest.name=NAME (or move the videos back)"
-        )
+    refuse_other_root(folder, root, step)
+
+
+def refuse_other_root(folder: Path, root: Path, step: Step) -> None:
+    """InputError where the manifest's name stands for another root, whatever the labels and splits made of it."""
+    for about in map(read_about, sorted(folder.parent.glob("*"))):
+        known, name = about.get("root"), about.get("fields", {}).get("name")
+        if name == step.fields["name"] and known != str(root.resolve()):
+            raise InputError(
+                f"manifest.name {name!r} was used with the folder {known} in this workspace, now it is "
+                f"{root.resolve()}: give this one another name with --set manifest.name=NAME (or move the videos back)"
+            )
 
 
 def _tables(

@@ -24,6 +24,7 @@ from pipeline.artifacts.snapshot import pin
 from pipeline.errors import JobError
 from pipeline.flow.build import PLANS, device, view_policy
 from pipeline.flow.context import Context
+from pipeline.flow.demands import frame_demands, target_demands
 from pipeline.flow.labels import Views
 from pipeline.flow.plans import PlanView, plan_step
 from pipeline.flow.step import Step, Timing, describe, owner
@@ -147,9 +148,7 @@ def _stream(
     context: Context, name: str, opened: list[OpenPlan], teacher: Model | None, timing: Timing
 ) -> Iterator[dict[str, Any]]:
     began = time.monotonic()
-    session = context.ray()
-    pools = _pools(context, teacher)
-    session.require(name, pools.demands())
+    pools = _pools(context, name, teacher)
     from pipeline.on_ray.precompute import stream
 
     timing.startup_s += time.monotonic() - began
@@ -162,18 +161,16 @@ def _stream(
     timing.work_s += time.monotonic() - began
 
 
-def _pools(context: Context, teacher: Model | None) -> Any:
-    from pipeline.on_ray.capacity import fit_decoders
+def _pools(context: Context, name: str, teacher: Model | None) -> Any:
+    """As many decode actors as fit beside the teacher's, once the cluster has them free."""
+    recipe, session = context.recipe, context.ray()
+    capacity = session.capacity()
+    demands = target_demands(recipe, capacity) if teacher else frame_demands(recipe, capacity)
+    session.require(name, demands)
+    from pipeline.on_ray.precompute import Pools
 
-    capacity, section = context.ray().capacity(), context.recipe.precompute
-    from pipeline.on_ray.precompute import READ_CPUS, Pools
-
-    free = capacity.cpus - READ_CPUS
-    if teacher is None:
-        return Pools(fit_decoders(section.decoders, section.decode_cpus, free), section.decode_cpus)
-    gpus = 1.0 if device(section.device) == "cuda" else 0.0
-    decoders = fit_decoders(section.decoders, section.decode_cpus, free - section.teachers * section.teacher_cpus)
-    return Pools(decoders, section.decode_cpus, section.teachers, section.teacher_cpus, gpus)
+    _, decode, *rest = demands
+    return Pools(decode, rest[0] if rest else None)
 
 
 def _stages(context: Context, opened: list[OpenPlan], teacher: Model | None) -> tuple[Any, Any]:
@@ -206,7 +203,7 @@ def _stages(context: Context, opened: list[OpenPlan], teacher: Model | None) -> 
 
 
 def micro_batch_rows(opened: list[OpenPlan]) -> pa.Table:
-    """The open micro-batches as one row each; `part` names the committed frames of the micro-batch, if there are any."""
+    """The open micro-batches as one row each; `part` names the micro-batch's committed frames, if there are any."""
     rows = [row for plan in opened for shard in plan.todo for row in _shard_rows(plan, shard)]
     return pa.Table.from_pylist(rows, schema=ROWS)
 

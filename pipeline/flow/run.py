@@ -13,11 +13,12 @@ from pipeline.artifacts.layout import read_json
 from pipeline.config.load import recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.flow.context import Context
+from pipeline.flow.demands import preflight
 from pipeline.flow.labels import Views, given_labels, refined_labels
 from pipeline.flow.plans import PlanView, scan, update_plans
 from pipeline.flow.precompute import frames, teacher_targets
 from pipeline.flow.targets import pinned_targets
-from pipeline.flow.teacher import Model, teacher
+from pipeline.flow.teacher import Model, fitted_teacher, given_teacher
 from pipeline.flow.videos import Videos
 
 if TYPE_CHECKING:
@@ -42,18 +43,22 @@ class Way:
 
 def begin(context: Context) -> Way:
     """simulate (where the recipe says so), manifest and plans: seconds, without torch or Ray."""
+    preflight(context.recipe, local=context.local)
     videos = scan(context)
     return Way(context, videos, update_plans(context, videos))
 
 
 def to_frames(way: Way) -> Way:
-    """Rasters of both plans."""
+    """Rasters of both plans. A given teacher is taken first: classes that do not match end a run before Ray starts."""
+    if not way.context.recipe.teacher.fit:
+        way.teacher = given_teacher(way.context)
+        class_index(way)
     way.views = frames(way.context, way.plans)
     return way
 
 
 def to_labels(way: Way) -> Way:
-    """Refined labels; a given teacher is taken first, since it needs none."""
+    """Refined labels."""
     to_frames(way)
     way.labels = refined_labels(way.context, way.videos, way.views)
     return way
@@ -62,7 +67,9 @@ def to_labels(way: Way) -> Way:
 def to_teacher(way: Way) -> Way:
     """The teacher."""
     to_labels(way)
-    way.teacher = teacher(way.context, way.videos, way.views, way.labels)
+    if way.context.recipe.teacher.fit:
+        way.teacher = fitted_teacher(way.context, way.videos, way.views, way.labels)
+    way.context.keys["teacher"] = way.teacher.key
     return way
 
 

@@ -17,8 +17,10 @@ from pipeline.config.base import identity_fields
 from pipeline.config.load import build_recipe, known_paths, recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
+from pipeline.flow.build import network_fields
 from pipeline.flow.cascade import CascadePlan, CascadePlanner, Trained
 from pipeline.flow.context import Context
+from pipeline.flow.demands import sweep_demands
 from pipeline.flow.host import group_work
 from pipeline.flow.step import Made, Step, content, ensure, files_of
 from pipeline.flow.tasks import Host, execute
@@ -43,6 +45,8 @@ def sweep(way: Any) -> Path:
         "labels": way.labels.name,
         "eval": way.views.digest("eval"),
         "base": identity_fields(base.distill) | identity_fields(base.cascade) | {"train": identity_fields(base.train)},
+        "student": network_fields(base.student),
+        "assistants": network_fields(base.assistants or base.student),
     }
     step = Step("sweep", "sweep", VERSION, identity_fields(section), inputs, {"manifest": way.videos.key})
     context.keys["sweep"] = step.key
@@ -84,12 +88,11 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
     section = context.recipe.sweep
     assert section is not None
     began = time.monotonic()
-    from pipeline.on_ray.capacity import Demand
     from pipeline.on_ray.tune import Axis, Plan, search
 
     session = context.ray()
-    concurrent = max(1, min(section.max_concurrent, int(session.capacity().cpus)))
-    session.require("sweep", [Demand("trials", concurrent, 1.0)])
+    demands = sweep_demands(context.recipe, session.capacity())
+    session.require("sweep", demands)
     nested = min(section.nested_trials, section.trials)
     plan = Plan(
         section.trials - nested,
@@ -97,7 +100,7 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
         section.searcher,
         section.scheduler,
         section.seed,
-        concurrent,
+        demands[0].count,
         section.steps or context.recipe.train.steps,
     )
     tracker = context.track()

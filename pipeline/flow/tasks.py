@@ -94,11 +94,21 @@ class _Reporter:
 
     def __init__(self, host: Host, task: TrainTask) -> None:
         self.host, self.task = host, task
-        self.history: list[dict[str, float]] = []
-        self._sent, self._said = 0, time.monotonic()
+        self.file = Path(task.out) / "history.jsonl"
+        self.history = self._before() if host.rank == 0 else []
+        self._sent, self._said = 0.0, time.monotonic()
+
+    def _before(self) -> list[dict[str, float]]:
+        """What an attempt that was killed had logged; a torn last line is dropped."""
+        lines = self.file.read_text().split("\n")[:-1] if self.file.is_file() else []
+        return [json.loads(line) for line in lines]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.history.append({"step": float(step), **{name: float(value) for name, value in metrics.items()}})
+        record = {"step": float(step), **{name: float(value) for name, value in metrics.items()}}
+        self.history = [*(old for old in self.history if old["step"] < step), record]
+        if self.host.rank == 0:
+            with self.file.open("a") as stream:
+                stream.write(json.dumps(record) + "\n")
         if self.host.rank == 0 and time.monotonic() - self._said > SAY_EVERY:
             job = self.task.job
             say(f"{job.name}: step {step} of {job.steps}, loss {metrics.get('loss', float('nan')):.3f}")
@@ -107,8 +117,10 @@ class _Reporter:
     def flush(self) -> None:
         """Send what is new."""
         if self.host.rank == 0:
-            self.host.tracker.log_history(self.task.run_id, self.history[self._sent :])
-        self._sent, self._said = len(self.history), time.monotonic()
+            new = [record for record in self.history if record["step"] > self._sent]
+            self.host.tracker.log_history(self.task.run_id, new)
+        self._sent = self.history[-1]["step"] if self.history else 0.0
+        self._said = time.monotonic()
 
     def stop(self) -> bool:
         return False
@@ -160,6 +172,7 @@ def run_training(task: TrainTask, host: Host) -> None:
     host.report(task.job.name, reporter.history[-1] if reporter.history else {})
     if host.rank == 0:
         checkpoints.clear()
+        reporter.file.unlink(missing_ok=True)
         host.tracker.finish(task.run_id)
 
 

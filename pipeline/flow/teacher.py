@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.base import identity_fields
+from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, train_device
 from pipeline.flow.context import Context
@@ -27,18 +28,11 @@ class Model:
     key: str
 
 
-def teacher(context: Context, videos: Videos, views: Views, labels: Path | None) -> Model:
-    """The teacher of the recipe. `labels` None means that only a given teacher can be meant (`teacher.fit: false`)."""
-    model = _fit(context, videos, views, labels) if context.recipe.teacher.fit else _given(context, videos)
-    context.keys["teacher"] = model.key
-    return model
-
-
-def _fit(context: Context, videos: Videos, views: Views, labels: Path | None) -> Model:
+def fitted_teacher(context: Context, videos: Videos, views: Views, labels: Path) -> Model:
+    """The teacher of a recipe with `teacher.fit: true`, trained on the labels artefact `labels`."""
     from pipeline.distill.data import DataSpec
     from pipeline.flow.tasks import TrainTask
 
-    assert labels is not None
     timing = context.timing("fit-teacher")
     step = fit_step(context, videos, views, labels.name)
     folder = step.folder(context.workspace)
@@ -91,20 +85,24 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
     )
 
 
-def _given(context: Context, videos: Videos) -> Model:
-    section = context.recipe.teacher
+def given_step(recipe: Recipe) -> Step:
+    """The step of a given teacher: known before anything runs."""
+    section = recipe.teacher
     if section.weights is None:
         raise ConfigError("teacher.fit is false, so teacher.weights must name the teacher's weights")
-    classes = read_classes(section.classes) if section.classes else ()
-    fields = {"network": network_fields(section), "classes": list(classes), "saw_labels": section.saw_labels}
-    step = Step("given-teacher", "models", GIVEN_VERSION, fields, {}, {"name": "teacher"})
-    folder = ensure(
-        step,
-        context.workspace,
-        lambda out, attempt: _save_given(context, classes, out, attempt),
-        context.timing("teacher"),
-    )
-    return Model("teacher", folder, step.key)
+    fields = {"network": network_fields(section), "classes": list(_named(recipe)), "saw_labels": section.saw_labels}
+    return Step("given-teacher", "models", GIVEN_VERSION, fields, {}, {"name": "teacher"})
+
+
+def _named(recipe: Recipe) -> tuple[str, ...]:
+    return read_classes(recipe.teacher.classes) if recipe.teacher.classes else ()
+
+
+def given_teacher(context: Context) -> Model:
+    """The teacher of a recipe with `teacher.fit: false`, saved among the models."""
+    step, classes = given_step(context.recipe), _named(context.recipe)
+    work = lambda out, attempt: _save_given(context, classes, out, attempt)  # noqa: E731
+    return Model("teacher", ensure(step, context.workspace, work, context.timing("teacher")), step.key)
 
 
 def _save_given(context: Context, classes: tuple[str, ...], folder: Path, attempt: str) -> Made:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pipeline.errors import CapacityError
 
 
+READ_CPUS = 0.1
+
+
 @dataclass(frozen=True)
 class Demand:
     """`count` actors or workers of `cpus` CPUs and `gpus` GPUs each, held at the same time."""

@@ -18,27 +18,18 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline.on_ray.capacity import Demand
+from pipeline.on_ray.capacity import READ_CPUS, Demand
 
-READ_CPUS = 0.1
 MAX_BLOCKS = 10_000
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Actors per stage and what each holds. `teachers` 0: frames only."""
+    """Actors per stage; `teacher` None: frames only."""
 
-    decoders: int
-    decode_cpus: float
-    teachers: int = 0
-    teacher_cpus: float = 0.0
-    teacher_gpus: float = 0.0
-
-    def demands(self) -> list[Demand]:
-        teacher = Demand("teacher actors", self.teachers, self.teacher_cpus, self.teacher_gpus)
-        fixed = [Demand("reading", 1, READ_CPUS), Demand("decode actors", self.decoders, self.decode_cpus)]
-        return fixed + ([teacher] if self.teachers else [])
+    decode: Demand
+    teacher: Demand | None = None
 
 
 class _OneRow:
@@ -65,17 +56,17 @@ def stream(
     graph = graph.map_batches(
         _OneRow,
         batch_size=1,
-        compute=ActorPoolStrategy(size=pools.decoders),
-        num_cpus=pools.decode_cpus,
+        compute=ActorPoolStrategy(size=pools.decode.count),
+        num_cpus=pools.decode.cpus,
         fn_constructor_kwargs={"build": frames},
     )
-    if teacher is not None:
+    if teacher is not None and pools.teacher is not None:
         graph = graph.map_batches(
             _OneRow,
             batch_size=1,
-            compute=ActorPoolStrategy(size=pools.teachers),
-            num_cpus=pools.teacher_cpus,
-            num_gpus=pools.teacher_gpus or None,
+            compute=ActorPoolStrategy(size=pools.teacher.count),
+            num_cpus=pools.teacher.cpus,
+            num_gpus=pools.teacher.gpus or None,
             fn_constructor_kwargs={"build": teacher},
         )
     for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):

@@ -45,7 +45,7 @@ class FramesStage:
 
     def __init__(self, job: FramesJob) -> None:
         self.job = job
-        fallback = "pyav" if job.reader != "pyav" else "decord"
+        fallback = "pyav" if job.reader != "pyav" else None
         self.child = DecodeChild(reader=job.reader, fallback=fallback, deadline=job.deadline)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""What each step will ask of the cluster, from the recipe alone: for the pre-flight, the dry run and the steps."""
+
+import os
+
+from pipeline.config.recipe import Recipe
+from pipeline.flow.build import device, train_device
+from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
+
+
+def local_capacity(recipe: Recipe) -> Capacity | None:
+    """What a session of our own would offer; None where the recipe joins a cluster, which has to be asked."""
+    if recipe.cluster.address is not None:
+        return None
+    cpus = recipe.cluster.max_cpus or float(len(os.sched_getaffinity(0)))
+    gpus = 1.0 if "cuda" in (train_device(recipe.train), device(recipe.precompute.device)) else 0.0
+    return Capacity(cpus, gpus, "this machine's CPUs" if recipe.cluster.max_cpus is None else "cluster.max_cpus")
+
+
+def step_demands(recipe: Recipe, capacity: Capacity) -> dict[str, list[Demand]]:
+    """Per step, what its actors and workers hold at the same time, in the order of the way."""
+    train = recipe.train
+    gpu = float(train_device(train) == "cuda")
+    workers = [Demand("train workers", train.num_workers, train.cpus_per_worker, gpu)]
+    steps = {"frames": frame_demands(recipe, capacity)}
+    if recipe.labels.channel != "none":
+        steps["refine-labels"] = [Demand("fold models", 1, train.cpus_per_worker, gpu)]
+    if recipe.teacher.fit:
+        steps["fit-teacher"] = workers
+    steps |= {"precompute": target_demands(recipe, capacity), "distill": workers}
+    if recipe.sweep is not None:
+        steps["sweep"] = sweep_demands(recipe, capacity)
+    return steps
+
+
+def frame_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
+    """Reading and decode actors; as many of those asked for as fit, at least one."""
+    section = recipe.precompute
+    decoders = fit_decoders(section.decoders, section.decode_cpus, capacity.cpus - READ_CPUS)
+    return [Demand("reading", 1, READ_CPUS), Demand("decode actors", decoders, section.decode_cpus)]
+
+
+def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
+    """The same beside the teacher's actors, which come first."""
+    section = recipe.precompute
+    gpus = float(device(section.device) == "cuda")
+    teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus)
+    left = Capacity(capacity.cpus - teacher.count * teacher.cpus, capacity.gpus, capacity.source)
+    return [*frame_demands(recipe, left), teacher]
+
+
+def sweep_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
+    """Trials in their own process, as many at a time as fit; nested ones run one at a time with a worker group each."""
+    assert recipe.sweep is not None
+    concurrent = max(1, min(recipe.sweep.max_concurrent, int(capacity.cpus)))
+    return [Demand("trials", concurrent, 1.0)]
+
+
+def fold_actors(recipe: Recipe, folds: int, capacity: Capacity) -> list[Demand]:
+    """Warm actors for the fold models: one a fold where they fit."""
+    train = recipe.train
+    gpu = float(train_device(train) == "cuda")
+    return [
+        Demand(
+            "fold models", max(1, min(folds, int(capacity.cpus // train.cpus_per_worker))), train.cpus_per_worker, gpu
+        )
+    ]
+
+
+def preflight(recipe: Recipe, *, local: bool = False) -> None:
+    """Refuse, before anything starts, what a session of our own could never place (CapacityError with the sum)."""
+    capacity = local_capacity(recipe)
+    if capacity is None:
+        return
+    for step, demands in step_demands(recipe, capacity).items():
+        if not (local and step in ("refine-labels", "fit-teacher", "distill")):
+            check(step, demands, capacity)

@@ -1,0 +1,126 @@
+"""Sizes and times that a dry run works out: views, shards, bytes, seconds of decoding."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from pipeline.config.networks import Network
+from pipeline.config.recipe import Recipe
+from pipeline.flow.build import planned_splits, view_policy
+from pipeline.flow.dry_data import Data, Typical
+from pipeline.video.views import view_keys
+
+# Decoding on one slow core: opening a file, then a tenth of a gigapixel a second (H.264, to the end of the file).
+OPEN_SECONDS, PIXEL_SECONDS = 0.005, 1e-8
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# Channels of the substages of networks with their usual options; a test builds each.
+CHANNELS: dict[str, tuple[int, ...]] = {
+    "compact": (4, 8, 16, 16),
+    "efficientnet_lite0": (24, 40, 112, 320),
+    "mc3_18": (64, 128, 256, 512),
+    "mvit_v1_b": (192, 384, 768, 768),
+    "mvit_v2_s": (96, 192, 384, 768),
+    "r2plus1d_18": (64, 128, 256, 512),
+    "r3d_18": (64, 128, 256, 512),
+    "s3d": (192, 480, 832, 1024),
+    "swin3d_b": (128, 256, 512, 1024),
+    "swin3d_s": (96, 192, 384, 768),
+    "swin3d_t": (96, 192, 384, 768),
+}
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """One plan over all its videos. `view_bytes`: of the raster of a view; `targets_bytes`: of a view's targets."""
+
+    name: str
+    videos: int
+    per_video: int
+    shard_views: int
+    micro_batch: int
+    view_bytes: int
+    targets_bytes: int | None
+    video_seconds: float
+
+    @property
+    def views(self) -> int:
+        return self.videos * self.per_video
+
+    @property
+    def videos_per_shard(self) -> int:
+        """A shard is rounded up to whole videos."""
+        return ceil(self.shard_views / self.per_video)
+
+    def shards_of(self, videos: int) -> int:
+        """How many new shards so many new videos make."""
+        return ceil(videos / self.videos_per_shard)
+
+    @property
+    def micro_batch_seconds(self) -> float:
+        """Seconds of decoding of one full micro-batch on one core."""
+        return min(self.micro_batch, max(self.views, 1)) / self.per_video * self.video_seconds
+
+    @property
+    def shard_seconds(self) -> float:
+        return min(self.videos_per_shard, self.videos) * self.video_seconds
+
+
+def plan_size(recipe: Recipe, data: Data, plan: str) -> PlanSize:
+    """The plan `plan` (train or eval) over the recipe's data."""
+    views = recipe.views
+    return PlanSize(
+        name=plan,
+        videos=sum(data.videos.get(split, 0) for split in planned_splits(recipe, plan)),
+        per_video=len(view_keys("v", view_policy(recipe, plan))),
+        shard_views=recipe.plan.shard_views,
+        micro_batch=recipe.plan.micro_batch,
+        view_bytes=views.num_frames * views.size[0] * views.size[1] * 3,
+        targets_bytes=targets_bytes(recipe, data.classes),
+        video_seconds=decode_seconds(data.typical),
+    )
+
+
+def decode_seconds(video: Typical) -> float:
+    """An estimate for one pass over a typical video on one core."""
+    return OPEN_SECONDS + video.frames * video.width * video.height * PIXEL_SECONDS
+
+
+def targets_bytes(recipe: Recipe, classes: int) -> int | None:
+    """C + ΣC_l values of the targets' number type for the teacher's logits and pooled features; None if not known."""
+    channels = substage_channels(recipe.teacher)
+    if channels is None:
+        return None
+    values = (teacher_classes(recipe) or classes) + sum(channels)
+    return values * (2 if recipe.precompute.codec.dtype == "float16" else 4)
+
+
+def teacher_classes(recipe: Recipe) -> int | None:
+    """How many classes a given teacher has where the recipe tells: torchvision's Kinetics-400 weights have 400."""
+    given = not recipe.teacher.fit and str(recipe.teacher.weights).startswith("KINETICS400")
+    return 400 if given else None
+
+
+def substage_channels(network: Network) -> tuple[int, ...] | None:
+    """C_1..C_L where they are known without building the network."""
+    options: Mapping[str, Any] = network.options
+    if options.get("taps"):
+        return None
+    if network.model == "compact" and "widths" in options:
+        return tuple(int(width) for width in options["widths"])
+    return CHANNELS.get(options.get("backbone", "efficientnet_lite0") if network.model == "frame" else network.model)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.5 MB (powers of 1,000)."""
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.3g} {UNITS[unit]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

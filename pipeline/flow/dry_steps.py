@@ -1,0 +1,190 @@
+"""The steps of a run as a dry run sees them: keys where configuration alone decides them, and what is still to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts.commit import read_markers
+from pipeline.artifacts.layout import Workspace, check_version, read_json
+from pipeline.config.recipe import Recipe
+from pipeline.flow.build import PLANS, device, manifest_root, planned_splits
+from pipeline.flow.context import Context
+from pipeline.flow.dry_data import Data
+from pipeline.flow.dry_sizes import PlanSize, size
+from pipeline.flow.plans import manifest_step, plan_step, refuse_other_root
+from pipeline.flow.precompute import frames_step
+from pipeline.flow.step import Step, is_done
+from pipeline.flow.targets import targets_step
+from pipeline.flow.teacher import given_step
+from pipeline.manifest.plan import difference, read_plan
+from pipeline.manifest.table import read_manifest
+
+NO_NAME = "known with manifest.root"
+AFTER_FRAMES, AFTER_LABELS, AFTER_TEACHER = "known after frames", "known after labels", "known after the teacher"
+AFTER_TARGETS, AFTER_STUDENT = "known after precompute", "known after distill"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`key`: eight digits, or what must be known first. `state`: done or to do, and how much."""
+
+    step: str
+    key: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Open:
+    """What is still to do of one plan: `shards` that stand planned, `fresh` ones to be planned."""
+
+    shards: tuple[str, ...]
+    fresh: int
+    videos: int
+    buried: int
+
+    def without(self, done: Mapping[str, object]) -> int:
+        return len([shard for shard in self.shards if shard not in done]) + self.fresh
+
+    @property
+    def total(self) -> int:
+        return len(self.shards) + self.fresh
+
+
+class Survey:
+    """Reads plan and markers of the workspace, where there is one; writes nothing."""
+
+    def __init__(self, recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize]) -> None:
+        root = Path(recipe.workspace).absolute()
+        self.recipe, self.data, self.sizes = recipe, data, sizes
+        self.context = Context(recipe, Workspace(root), "dry-run")
+        self.named = bool(recipe.manifest.name or recipe.manifest.root or recipe.simulate)
+        self.there = (root / "workspace.json").is_file()
+        if self.there:
+            found = read_json(root / "workspace.json") or {}
+            check_version(found.get("schema"), f"workspace {root}")
+
+    def rows(self) -> list[Row]:
+        """All steps in their order."""
+        growing = self._growing() if self.named else self._nameless()
+        return [*self._simulate(), *growing, *self._behind()]
+
+    def _simulate(self) -> list[Row]:
+        recipe = self.recipe
+        if recipe.simulate is None or recipe.manifest.root:
+            return []
+        count = sum(self.data.videos.values())
+        return [Row("simulate", "-", f"to do: {count} videos" if self.data.found is None else f"done: {count} videos")]
+
+    def _nameless(self) -> list[Row]:
+        steps = ["manifest", *(f"plan {plan}" for plan in PLANS), *(f"frames {plan}" for plan in PLANS)]
+        return [Row(step, NO_NAME, "to do") for step in steps]
+
+    def _growing(self) -> list[Row]:
+        opened = {plan: self._open(plan) for plan in PLANS}
+        frames = {plan: frames_step(self.context, plan) for plan in PLANS}
+        rows = [self._manifest()]
+        rows += [Row(f"plan {p}", short(plan_step(self.recipe, p)), self._planned(p, opened[p])) for p in PLANS]
+        rows += [Row(f"frames {p}", short(frames[p]), self._shards(frames[p], opened[p])) for p in PLANS]
+        if self.recipe.teacher.fit:
+            return rows
+        teacher = given_step(self.recipe)
+        done = is_done(teacher.folder(self.context.workspace))
+        rows.append(Row("teacher (given)", short(teacher), "done" if done else f"to do: take {_taken(self.recipe)}"))
+        for plan in PLANS:
+            step = self._targets(frames[plan], teacher)
+            rows.append(Row(f"precompute {plan}", short(step), self._shards(step, opened[plan])))
+        return rows
+
+    def _manifest(self) -> Row:
+        step = manifest_step(self.recipe)
+        folder = step.folder(self.context.workspace)
+        refuse_other_root(folder, manifest_root(self.recipe), step)
+        before = read_manifest(folder)
+        now = _merged(self.data)
+        if before is None:
+            return Row("manifest", short(step), f"to do: {sum(self.data.videos.values())} videos")
+        if now is None:
+            return Row("manifest", short(step), f"version {before.version} with {before.table.num_rows} videos stands")
+        rows = before.table.select(["video_id", "bytes", "etag"]).to_pylist()
+        old = {row["video_id"]: f"{row['bytes']}:{row['etag']}" for row in rows}
+        new, gone = now.keys() - old.keys(), old.keys() - now.keys()
+        changed = [name for name in now.keys() & old.keys() if now[name] != old[name]]
+        said = f"{len(new)} new, {len(changed)} changed, {len(gone)} removed videos"
+        done = not (new or changed or gone)
+        return Row("manifest", short(step), f"done: {len(now)} videos" if done else f"to do: {said}")
+
+    def _open(self, plan: str) -> Open:
+        stands = read_plan(plan_step(self.recipe, plan).folder(self.context.workspace))
+        if self.data.found is None:
+            fresh = 0 if stands.shards else self.sizes[plan].videos
+            return Open(tuple(stands.shards), self.sizes[plan].shards_of(fresh), fresh, 0)
+        splits = planned_splits(self.recipe, plan)
+        sources = {name: source for split in splits for name, source in self.data.found[split].items()}
+        new, buried = difference(stands, sources)
+        return Open(tuple(stands.shards), self.sizes[plan].shards_of(len(new)), len(new), len(buried))
+
+    def _planned(self, plan: str, opened: Open) -> str:
+        views = opened.videos * self.sizes[plan].per_video
+        if not opened.videos and not opened.buried:
+            return f"done: {opened.total} shards"
+        buried = f", {opened.buried} tombstones" if opened.buried else ""
+        return f"to do: {opened.videos} videos, {views:,} views in {opened.fresh} new shards{buried}"
+
+    def _shards(self, step: Step, opened: Open) -> str:
+        done = read_markers(step.folder(self.context.workspace))
+        left = opened.without(done)
+        lost = sum(marker.quarantine.rows for marker in done.values() if marker.quarantine)
+        quarantine = f", {lost} videos in quarantine" if lost else ""
+        said = f"to do: {left} of {opened.total} shards" if left else f"done: {opened.total} shards"
+        return said + quarantine
+
+    def _targets(self, frames: Step, teacher: Step) -> Step:
+        section = self.recipe.precompute
+        return targets_step(self.context, frames.key, teacher.key, device(section.device), section.dtype)
+
+    def _behind(self) -> list[Row]:
+        """What depends on content: the rasters' digests, then one step on the other."""
+        recipe = self.recipe
+        teacher, K = recipe.teacher, recipe.cascade.K
+        fitted = [
+            Row("fit-teacher", AFTER_LABELS, f"{teacher.model}, {teacher.steps} steps of {teacher.batch_size}"),
+            Row("precompute", AFTER_TEACHER, _targets_line(self.sizes)),
+        ]
+        steps = recipe.train.steps
+        networks = f"{K} assistants, student" if K else "student"
+        total = steps * (2 * (K + 1) + 1)
+        rows = [Row("refine-labels", AFTER_FRAMES, _labels_line(recipe)), *(fitted if teacher.fit else [])]
+        rows.append(Row("distill", AFTER_TARGETS, f"{networks} and 2 controls, {total:,} steps in all"))
+        rows.append(Row("evaluate", AFTER_STUDENT, f"{self.data.videos.get(recipe.evaluate.split, 0)} videos"))
+        rows += [Row("export", AFTER_STUDENT, "safetensors, torch.export, model card")]
+        if recipe.sweep is not None:
+            rows.append(Row("sweep", AFTER_TARGETS, f"{recipe.sweep.trials} trials"))
+        return [*rows, Row("report", AFTER_STUDENT, "one HTML page")]
+
+
+def short(step: Step) -> str:
+    return step.key[:8]
+
+
+def _merged(data: Data) -> dict[str, str] | None:
+    if data.found is None:
+        return None
+    return {name: source for videos in data.found.values() for name, source in videos.items()}
+
+
+def _taken(recipe: Recipe) -> str:
+    return f"{recipe.teacher.weights} of {recipe.teacher.model}"
+
+
+def _targets_line(sizes: Mapping[str, PlanSize]) -> str:
+    total = sum(plan.shards_of(plan.videos) for plan in sizes.values())
+    known = [plan.views * plan.targets_bytes for plan in sizes.values() if plan.targets_bytes is not None]
+    return f"{total} shards" + (f", {size(sum(known))} before compression" if known else "")
+
+
+def _labels_line(recipe: Recipe) -> str:
+    section = recipe.labels
+    if section.channel == "none":
+        return "the given labels stay (labels.channel: none)"
+    steps = section.steps or recipe.teacher.steps
+    return f"{section.folds} fold models of {steps} steps, then channel {section.channel}"

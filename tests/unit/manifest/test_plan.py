@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts.commit import read_markers
+from pipeline.errors import JobError
+from pipeline.manifest import plan as plan_module
+from pipeline.manifest.plan import CHANGED, REMOVED, PlanChange, difference, extend_plan, read_plan
+
+
+def views(video_id: str) -> list[tuple[str, int]]:
+    """Two clips of two views each."""
+    return [(f"{video_id}#{clip}of2", view) for clip in (1, 2) for view in (0, 1)]
+
+
+def sources(*names: str, state: str = "1") -> dict[str, str]:
+    return dict.fromkeys(names, f"100:{state}")
+
+
+def extend(folder: Path, wanted: dict[str, str]) -> PlanChange:
+    return extend_plan(folder, wanted, views, shard_views=6, micro_batch=3)
+
+
+def test_videos_are_whole_within_shards_and_micro_batches_are_full(tmp_path: Path) -> None:
+    change = extend(tmp_path, sources("c", "a", "b"))
+    assert change.new_shards == ("shard-00000000", "shard-00000001")
+    assert change.new_videos == ("a", "b", "c")
+    first = read_plan(tmp_path).shards["shard-00000000"].to_pydict()
+    assert first["video_id"] == ["a"] * 4 + ["b"] * 4
+    assert first["micro_batch"] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert first["slot"] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert first["clip_id"][:3] == ["a#1of2", "a#1of2", "a#2of2"]
+    assert first["view_id"] == [0, 1] * 4
+    assert set(first["source"]) == {"100:1"}
+    assert read_plan(tmp_path).views == 12
+
+
+def test_new_videos_form_new_shards_and_old_ones_never_change(tmp_path: Path) -> None:
+    extend(tmp_path, sources("b", "d"))
+    before = read_plan(tmp_path).shards
+    change = extend(tmp_path, sources("a", "b", "c", "d"))
+    after = read_plan(tmp_path)
+    assert change == PlanChange(("shard-00000001",), ("a", "c"), {})
+    assert after.shards["shard-00000000"].equals(before["shard-00000000"])
+    assert set(after.shards["shard-00000001"]["video_id"].to_pylist()) == {"a", "c"}
+
+
+def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    extend(tmp_path, sources("a", "b"))
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
+    assert extend(tmp_path, sources("b", "a")).empty
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
+
+
+def test_removed_and_changed_videos_become_tombstones(tmp_path: Path) -> None:
+    extend(tmp_path, sources("a", "b", "c"))
+    change = extend(tmp_path, sources("a") | sources("c", state="2"))
+    assert change.tombstones == {("b", "shard-00000000"): REMOVED, ("c", "shard-00000001"): CHANGED}
+    assert change.new_videos == ("c",)
+    plan = read_plan(tmp_path)
+    assert plan.tombstones == change.tombstones
+    assert plan.shards["shard-00000002"]["source"].to_pylist() == ["100:2"] * 4
+    assert list(plan.shards) == ["shard-00000000", "shard-00000001", "shard-00000002"]
+    assert extend(tmp_path, sources("a") | sources("c", state="2")).empty
+
+
+def test_a_video_that_comes_back_is_planned_again(tmp_path: Path) -> None:
+    extend(tmp_path, sources("a", "b"))
+    extend(tmp_path, sources("a"))
+    change = extend(tmp_path, sources("a", "b"))
+    assert change == PlanChange(("shard-00000001",), ("b",), {})
+    assert extend(tmp_path, sources("a", "b")).empty
+
+
+def test_a_kill_between_shards_and_tombstones_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extend(tmp_path, sources("a", "b"))
+    wanted = sources("a") | sources("b", state="2")
+    real = plan_module._commit
+
+    def killed(folder: Path, name: str, table: object) -> None:
+        if name.startswith("tombstones"):
+            raise KeyboardInterrupt
+        real(folder, name, table)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plan_module, "_commit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extend(tmp_path, wanted)
+    monkeypatch.undo()
+    change = extend(tmp_path, wanted)
+    assert change == PlanChange((), (), {("b", "shard-00000000"): CHANGED})
+    assert difference(read_plan(tmp_path), wanted) == ([], {})
+
+
+def test_two_at_once_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "commit", lambda folder, marker: False)
+    with pytest.raises(JobError, match="another process extended this plan"):
+        extend(tmp_path, sources("a"))
+    assert read_markers(tmp_path) == {}
