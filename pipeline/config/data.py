@@ -96,8 +96,7 @@ class Views(Section):
     num_frames: int = Field(16, ge=1)
     frame_stride: int = Field(2, ge=1)
     overflow: Literal["repeat_last", "wrap", "error"] = "repeat_last"
-    flip: bool = False
-    flip_label_map: dict[str, str] = {}
+    flip: bool = Field(False, description="true says that mirrored videos keep their class")
     allow_upscale: bool = False
     seed: int = 0
     train: TrainViews = TrainViews()

@@ -4,7 +4,7 @@ from pipeline.config.base import Section, runtime
 from pipeline.config.data import Classes, Manifest, Plan, Simulate, Views
 from pipeline.config.method import Cascade, Distill, Labels, Sweep
 from pipeline.config.networks import Network, Student, Teacher, Train
-from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Storage, Tracking
+from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Tracking
 
 
 class Recipe(Section):
@@ -30,5 +30,4 @@ class Recipe(Section):
     export: Export = Export()
     report: Report = Report()
     cluster: Cluster = Cluster()
-    storage: Storage = Storage()
     tracking: Tracking = Tracking()

@@ -1,4 +1,4 @@
-"""Sections about running and showing: run, precompute, evaluate, export, report, cluster, storage, tracking."""
+"""Sections about running and showing: run, precompute, evaluate, export, report, cluster, tracking."""
 
 from typing import Literal
 
@@ -76,12 +76,6 @@ class Cluster(Section):
     expect: Expect = Expect()
     startup_timeout: float = runtime(600.0, gt=0)
     dashboard: bool = runtime(True)
-
-
-class Storage(Section):
-    """`single_writer: true` accepts a store without conditional writes, at your own care."""
-
-    single_writer: bool = runtime(False)
 
 
 class Tracking(Section):

@@ -9,6 +9,7 @@ from pipeline.artifacts.identity import digest
 from pipeline.artifacts.layout import Workspace
 from pipeline.config.base import identity_fields
 from pipeline.config.recipe import Recipe
+from pipeline.flow.demands import check_all
 from pipeline.flow.step import Timing
 from pipeline.tracking import Tracker, resolve_uri
 
@@ -64,6 +65,7 @@ class Context:
                 startup_timeout=cluster.startup_timeout,
             )
             self._session.start()
+            check_all(self.recipe, self._session.capacity())
         return self._session
 
     def track(self) -> Tracker:

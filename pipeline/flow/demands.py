@@ -69,8 +69,12 @@ def fold_actors(recipe: Recipe, folds: int, capacity: Capacity) -> list[Demand]:
 def preflight(recipe: Recipe, *, local: bool = False) -> None:
     """Refuse, before anything starts, what a session of our own could never place (CapacityError with the sum)."""
     capacity = local_capacity(recipe)
-    if capacity is None:
-        return
+    if capacity is not None:
+        check_all(recipe, capacity, local=local)
+
+
+def check_all(recipe: Recipe, capacity: Capacity, *, local: bool = False) -> None:
+    """Every step that uses Ray against what the cluster can become."""
     for step, demands in step_demands(recipe, capacity).items():
         if not (local and step in ("refine-labels", "fit-teacher", "distill")):
             check(step, demands, capacity)

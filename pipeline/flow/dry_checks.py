@@ -1,6 +1,5 @@
-"""What a dry run warns of, and what each step will ask of Ray against what the cluster can become."""
+"""What a dry run warns of: capacity, sizes, settings that cost or mislead."""
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from math import ceil
@@ -8,63 +7,29 @@ from pathlib import Path
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import CapacityError
-from pipeline.flow.build import device, train_device
+from pipeline.flow.demands import local_capacity, step_demands
 from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, duration, size
-from pipeline.labels.selftest import LEAST_VIDEOS
-from pipeline.on_ray.capacity import Capacity, Demand, check, fit_decoders
+from pipeline.on_ray.capacity import Capacity, check
 
-READ_CPUS = 0.1  # as on_ray.precompute, which imports Ray
+LEAST_VIDEOS = 40  # of validation, for the self-test: labels.selftest, whose import costs a second
 MICRO_BATCH_SECONDS, SHARD_SECONDS = 0.5, 300.0
+ANYTHING = Capacity(1e6, 1e6, "not known before the cluster is asked")
 
 
-def capacity(recipe: Recipe) -> Capacity | None:
-    """What the cluster can become, as far as it is known without asking it; None: not at all."""
-    cluster = recipe.cluster
-    cpus, gpus, source = cluster.expect.CPU, cluster.expect.GPU, "cluster.expect"
-    if cluster.address is None:
-        cpus = max(float(int(cluster.max_cpus) if cluster.max_cpus else os.cpu_count() or 1), cpus or 0.0)
-        gpus = max(float(len(list(Path("/dev").glob("nvidia[0-9]*")))), gpus or 0.0)
-        source = "this machine"
-    if cpus is None:
-        return None
-    gpus = min(gpus or 0.0, cluster.max_gpus) if cluster.max_gpus is not None else gpus or 0.0
-    return Capacity(min(cpus, cluster.max_cpus) if cluster.max_cpus else cpus, gpus, source)
+def capacity(recipe: Recipe) -> Capacity:
+    """What the cluster can become as far as it is known without asking it: this machine, or cluster.expect."""
+    local, expect = local_capacity(recipe), recipe.cluster.expect
+    if local is not None or expect.CPU is None:
+        return local or ANYTHING
+    cpus, gpus = recipe.cluster.max_cpus or expect.CPU, expect.GPU or 0.0
+    return Capacity(min(cpus, expect.CPU), min(gpus, recipe.cluster.max_gpus or gpus), "cluster.expect")
 
 
-def demands(recipe: Recipe, found: Capacity | None) -> dict[str, list[Demand]]:
-    """What each step that uses Ray will ask for; numbers that the driver lowers to what is there are lowered here."""
-    train, section = recipe.train, recipe.precompute
-    cpus = found.cpus if found else float("inf")
-    gpu = float(train_device(train) == "cuda")
-    teachers = Demand("teacher actors", section.teachers, section.teacher_cpus, float(device(section.device) == "cuda"))
-    asked = {"frames": _decoding(recipe, cpus, 0.0)}
-    if recipe.labels.channel != "none":
-        size = int(max(1, min(recipe.labels.folds, cpus // train.cpus_per_worker)))
-        asked["refine-labels"] = [Demand("fold models", size, train.cpus_per_worker, gpu)]
-    workers = [Demand("train workers", train.num_workers, train.cpus_per_worker, gpu)]
-    if recipe.teacher.fit:
-        asked["fit-teacher"] = workers
-    asked["precompute"] = [*_decoding(recipe, cpus, teachers.count * teachers.cpus), teachers]
-    asked["distill"] = workers
-    if recipe.sweep is not None:
-        asked["sweep"] = [Demand("trials", int(max(1, min(recipe.sweep.max_concurrent, cpus))), 1.0)]
-    return asked
-
-
-def _decoding(recipe: Recipe, cpus: float, teachers: float) -> list[Demand]:
-    section = recipe.precompute
-    count = section.decoders
-    if cpus != float("inf"):
-        count = fit_decoders(count, section.decode_cpus, cpus - READ_CPUS - teachers)
-    return [Demand("reading", 1, READ_CPUS), Demand("decode actors", count, section.decode_cpus)]
-
-
-def refusals(asked: Mapping[str, list[Demand]], found: Capacity | None) -> Iterator[str]:
-    """Why steps would be refused before they start."""
-    for step, held in asked.items() if found else ():
+def refusals(recipe: Recipe, found: Capacity) -> Iterator[str]:
+    """Why steps would be refused before anything starts."""
+    for step, held in step_demands(recipe, found).items():
         try:
-            assert found is not None
             check(step, held, found)
         except CapacityError as error:
             yield str(error)
@@ -73,8 +38,7 @@ def refusals(asked: Mapping[str, list[Demand]], found: Capacity | None) -> Itera
 def warnings(recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize]) -> list[str]:
     """Everything that a user should know before anything starts, most costly first."""
     found = [*data.notes, *_splits(recipe, data), *_training(recipe, data, sizes["train"]), *_growth(recipe)]
-    for plan in sizes.values():
-        found += _granularity(recipe, plan)
+    found += [*_micro_batches(sizes), *_shards(sizes)]
     return [*found, *_views(recipe), *_disk(recipe, sizes)]
 
 
@@ -121,26 +85,30 @@ def _growth(recipe: Recipe) -> Iterator[str]:
         yield "teacher.fit is false: added videos are decoded and labelled alone; students are trained anew"
 
 
-def _granularity(recipe: Recipe, plan: PlanSize) -> Iterator[str]:
-    """Advice only where there is more than one of the kind."""
-    each = plan.micro_batch_seconds
-    if plan.views > plan.micro_batch and each < MICRO_BATCH_SECONDS:
-        wanted = ceil(plan.micro_batch * MICRO_BATCH_SECONDS / each)
+def _micro_batches(sizes: Mapping[str, PlanSize]) -> Iterator[str]:
+    short = [plan for plan in sizes.values() if 0 < plan.micro_batch_seconds < MICRO_BATCH_SECONDS]
+    if short:
+        said = ", ".join(f"{duration(plan.micro_batch_seconds)} ({plan.name})" for plan in short)
+        factor = max(MICRO_BATCH_SECONDS / plan.micro_batch_seconds for plan in short)
         yield (
-            f"a micro-batch of the {plan.name} plan is about {duration(each)} of decoding, under "
-            f"{MICRO_BATCH_SECONDS} s: Ray's cost of a block weighs; plan.micro_batch {wanted} would do"
+            f"a micro-batch is about {said} of decoding, under {MICRO_BATCH_SECONDS} s: what Ray spends on a block "
+            f"weighs; plan.micro_batch {16 * ceil(short[0].micro_batch * factor / 16)} would do"
         )
-    if plan.shards_of(plan.videos) > 1 and plan.shard_seconds < SHARD_SECONDS:
-        wanted = ceil(plan.shard_views * SHARD_SECONDS / plan.shard_seconds)
-        yield (
-            f"a shard of the {plan.name} plan is about {duration(plan.shard_seconds)} of decoding on one core, under "
-            f"5 minutes: many small files; plan.shard_views {wanted} would do"
-        )
+
+
+def _shards(sizes: Mapping[str, PlanSize]) -> Iterator[str]:
+    """No advice where there is one shard, which cannot be larger."""
+    small = [plan for plan in sizes.values() if plan.shards_of(plan.videos) > 1 and plan.shard_seconds < SHARD_SECONDS]
+    if small:
+        said = ", ".join(f"{duration(plan.shard_seconds)} ({plan.name})" for plan in small)
+        wanted = ceil(max(plan.shard_views * SHARD_SECONDS / plan.shard_seconds for plan in small))
+        mend = f"plan.shard_views {wanted:,} would do" if wanted < max(plan.views for plan in small) else "all is small"
+        yield f"a shard is about {said} of decoding on one core, under 5 minutes: many small files; {mend}"
 
 
 def _views(recipe: Recipe) -> Iterator[str]:
     views = recipe.views
-    if views.flip and not views.flip_label_map:
+    if views.flip:
         yield "views.flip is true: a mirrored clip keeps its label, which is wrong where classes have a direction"
 
 

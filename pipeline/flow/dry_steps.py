@@ -73,7 +73,9 @@ class Survey:
         if recipe.simulate is None or recipe.manifest.root:
             return []
         count = sum(self.data.videos.values())
-        return [Row("simulate", "-", f"to do: {count} videos" if self.data.found is None else f"done: {count} videos")]
+        return [
+            Row("simulate", "-", f"to do: {count:,} videos" if self.data.found is None else f"done: {count:,} videos")
+        ]
 
     def _nameless(self) -> list[Row]:
         steps = ["manifest", *(f"plan {plan}" for plan in PLANS), *(f"frames {plan}" for plan in PLANS)]
@@ -98,11 +100,12 @@ class Survey:
     def _manifest(self) -> Row:
         step = manifest_step(self.recipe)
         folder = step.folder(self.context.workspace)
-        refuse_other_root(folder, manifest_root(self.recipe), step)
+        if self.data.found is not None:
+            refuse_other_root(folder, manifest_root(self.recipe), step)
         before = read_manifest(folder)
         now = _merged(self.data)
         if before is None:
-            return Row("manifest", short(step), f"to do: {sum(self.data.videos.values())} videos")
+            return Row("manifest", short(step), f"to do: {sum(self.data.videos.values()):,} videos")
         if now is None:
             return Row("manifest", short(step), f"version {before.version} with {before.table.num_rows} videos stands")
         rows = before.table.select(["video_id", "bytes", "etag"]).to_pylist()
@@ -128,7 +131,7 @@ class Survey:
         if not opened.videos and not opened.buried:
             return f"done: {opened.total} shards"
         buried = f", {opened.buried} tombstones" if opened.buried else ""
-        return f"to do: {opened.videos} videos, {views:,} views in {opened.fresh} new shards{buried}"
+        return f"to do: {opened.videos:,} videos, {views:,} views in {opened.fresh} new shards{buried}"
 
     def _shards(self, step: Step, opened: Open) -> str:
         done = read_markers(step.folder(self.context.workspace))
@@ -151,11 +154,11 @@ class Survey:
             Row("precompute", AFTER_TEACHER, _targets_line(self.sizes)),
         ]
         steps = recipe.train.steps
-        networks = f"{K} assistants, student" if K else "student"
+        networks = f"{K} assistant{'s' * (K > 1)}, student" if K else "student"
         total = steps * (2 * (K + 1) + 1)
         rows = [Row("refine-labels", AFTER_FRAMES, _labels_line(recipe)), *(fitted if teacher.fit else [])]
         rows.append(Row("distill", AFTER_TARGETS, f"{networks} and 2 controls, {total:,} steps in all"))
-        rows.append(Row("evaluate", AFTER_STUDENT, f"{self.data.videos.get(recipe.evaluate.split, 0)} videos"))
+        rows.append(Row("evaluate", AFTER_STUDENT, f"{self.data.videos.get(recipe.evaluate.split, 0):,} videos"))
         rows += [Row("export", AFTER_STUDENT, "safetensors, torch.export, model card")]
         if recipe.sweep is not None:
             rows.append(Row("sweep", AFTER_TARGETS, f"{recipe.sweep.trials} trials"))

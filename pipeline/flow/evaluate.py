@@ -1,5 +1,6 @@
 """Evaluation: the evaluation split is read once, from stored targets, for the teacher, the cascade and its controls."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def _evaluate(
     quarantined = _quarantined(views, {videos.ids[row] for row in rows})
     tables = {network.name: _Tables(videos, network, networks[0], split) for network in networks}
     entries = [_entry(context, videos, network, tables[network.name], quarantined) for network in networks]
+    _flag(networks, entries, tables)
     result = {
         "split": split,
         "classes": list(videos.classes),
@@ -151,6 +153,20 @@ def _comparisons(networks: list[Trained], tables: dict[str, _Tables]) -> list[di
     return [
         {"first": student, "second": name, **discordance(mine, tables[name].split.correct).as_dict()} for name in others
     ]
+
+
+def _flag(networks: list[Trained], entries: list[dict[str, Any]], tables: dict[str, _Tables]) -> None:
+    """Note each assistant that validates worse than the network it teaches by more than one standard error."""
+    from pipeline.evaluation.compare import discordance
+
+    for place, (network, following) in enumerate(itertools.pairwise(networks)):
+        mine, next_one = tables[network.name].validation, tables[following.name].validation
+        if network.role != "assistant" or mine is None or following.role == "control":
+            continue
+        found = discordance(next_one.correct, mine.correct)
+        if found.difference > found.error:
+            better = f"{100 * found.difference:.1f} ± {100 * found.error:.1f} points"
+            entries[place]["note"] = f"flagged: {following.name} is {better} better on validation"
 
 
 def _room(entries: list[dict[str, Any]]) -> dict[str, Any]:

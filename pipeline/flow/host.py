@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.lease import Lease
+from pipeline.errors import ConfigError
 from pipeline.flow.build import train_device
 from pipeline.flow.context import Context
 from pipeline.flow.demands import step_demands
@@ -62,5 +62,15 @@ def group_work(place: Any, payload: Mapping[str, Any], report: Any) -> dict[str,
     return {}
 
 
-def model_folder(context: Context, key: str) -> Path:
-    return context.workspace.store("models", key)
+def check_memory(context: Context, views: Any) -> None:
+    """Training reads its frames into memory: refuse what does not fit before anything is started."""
+    size = context.recipe.views.size
+    rows = sum(part.rows for shard in views.snapshots["train"].shards for part in shard.objects)
+    held = rows * context.recipe.views.num_frames * size[0] * size[1] * 3
+    limit = context.recipe.train.memory_limit
+    if held > limit:
+        raise ConfigError(
+            f"{rows} training views are {held / 2**30:.1f} GiB of frames, train.memory_limit {limit / 2**30:.1f} GiB: "
+            "raise it if each worker's machine has that memory, or lower views.size, views.num_frames or "
+            "views.train.views_per_clip"
+        )

@@ -3,14 +3,14 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.artifacts.commit import write_table
 from pipeline.artifacts.dataset import open_dataset
-from pipeline.artifacts.schemas import labels_schema, tensor_array
+from pipeline.artifacts.schemas import column, labels_schema, tensor_array
 from pipeline.artifacts.snapshot import Snapshot
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
@@ -38,6 +38,17 @@ class Views:
         return self.snapshots[plan].digest
 
 
+class Judge(Protocol):
+    """Stored targets as `flow.targets.Targets` has them."""
+
+    @property
+    def folders(self) -> dict[str, Path]: ...
+    @property
+    def snapshots(self) -> dict[str, str]: ...
+    @property
+    def class_index(self) -> tuple[int, ...] | None: ...
+
+
 def given_labels(context: Context, videos: Videos) -> Path:
     """The labels of the training videos as given: one-hot exactly, weight 0 where there is none."""
     inputs = {"manifest": videos.label_digest(["train"])}
@@ -53,20 +64,26 @@ def given_labels(context: Context, videos: Videos) -> Path:
     )
 
 
-def refined_labels(context: Context, videos: Videos, views: Views) -> Path:
-    """The labels that the teacher and the student learn from; given labels stay where the channel is `none`."""
+def refined_labels(context: Context, videos: Videos, views: Views, judge: Judge | None = None) -> Path:
+    """The labels that the teacher and the student learn from; given labels stay where the channel is `none`.
+
+    `judge`: the stored targets of a given teacher that never saw these labels, in place of fold models.
+    """
     section, timing = context.recipe.labels, context.timing("refine-labels")
     fields = identity_fields(section) | {"channel": section.channel}
     inputs: dict[str, Any] = {"manifest": videos.label_digest(["train", "val"]), "groups": _group_digest(videos)}
     if section.channel != "none":
         inputs |= {plan: views.digest(plan) for plan in ("train", "eval")}
-        fields["labeller"] = _labeller_fields(context)
+        if judge is None:
+            fields["labeller"] = _labeller_fields(context)
+        else:
+            inputs["judge"] = [judge.snapshots["train"], judge.snapshots["eval"], list(judge.class_index or ())]
     step = Step("refine-labels", "labels", REFINE_VERSION, fields, inputs, {"manifest": videos.key}, TABLE)
     context.keys["labels"] = step.key
     return ensure(
         step,
         context.workspace,
-        lambda folder, attempt: _refine(context, videos, views, folder, attempt, timing),
+        lambda folder, attempt: _refine(context, videos, views, judge, folder, attempt, timing),
         timing,
     )
 
@@ -95,10 +112,10 @@ def _labeller_fields(context: Context) -> dict[str, Any]:
     }
 
 
-def _refine(context: Context, videos: Videos, views: Views, folder: Path, attempt: str, timing: Timing) -> Made:
-    from pipeline.flow.fold import read_logits
+def _refine(
+    context: Context, videos: Videos, views: Views, judge: Judge | None, folder: Path, attempt: str, timing: Timing
+) -> Made:
     from pipeline.labels.folds import assign_folds, protected_videos
-    from pipeline.labels.predictions import FoldPrediction, OutOfFold, Validation
     from pipeline.labels.refine import refine
     from pipeline.labels.selftest import Options
 
@@ -108,16 +125,10 @@ def _refine(context: Context, videos: Videos, views: Views, folder: Path, attemp
     groups = [videos.groups[row] for row in rows]
     folds = assign_folds(groups, given, folds=section.folds, seed=section.seed)
     logits, validation = None, None
-    if section.channel != "none" and folds.max() > 0:
-        tasks = fold_tasks(context, videos, views, rows, folds)
-        run_folds(context, tasks, timing)
-        parts = [read_logits(task) for task in tasks]
-        predictions = [
-            FoldPrediction(np.flatnonzero(folds == fold), held_out, np.flatnonzero(folds != fold))
-            for fold, (held_out, _) in enumerate(parts)
-        ]
-        logits = OutOfFold.gather(predictions, len(rows))
-        validation = _validation(context, videos, views, [val for _, val in parts], Validation)
+    if section.channel != "none" and judge is not None:
+        logits, validation = _judged(context, videos, views, judge, rows)
+    elif section.channel != "none" and folds.max() > 0:
+        logits, validation = _cross_fitted(context, videos, views, rows, folds, timing)
     clean = videos.clean[rows] if (videos.clean[rows] >= 0).any() else None
     refined = refine(
         logits,
@@ -135,15 +146,60 @@ def _refine(context: Context, videos: Videos, views: Views, folder: Path, attemp
     return _write(folder, attempt, columns), refined.report
 
 
-def _validation(context: Context, videos: Videos, views: Views, logits: list[np.ndarray], kind: Any) -> Any:
+def _cross_fitted(
+    context: Context, videos: Videos, views: Views, rows: list[int], folds: np.ndarray, timing: Timing
+) -> tuple[Any, Any]:
+    """Out-of-fold logits of the training videos and every fold model's logits on validation."""
+    from pipeline.flow.fold import read_logits
+    from pipeline.labels.predictions import FoldPrediction, OutOfFold
+
+    tasks = fold_tasks(context, videos, views, rows, folds)
+    run_folds(context, tasks, timing)
+    parts = [read_logits(task) for task in tasks]
+    predictions = [
+        FoldPrediction(np.flatnonzero(folds == fold), held_out, np.flatnonzero(folds != fold))
+        for fold, (held_out, _) in enumerate(parts)
+    ]
+    return OutOfFold.gather(predictions, len(rows)), _validation(context, videos, views, [val for _, val in parts])
+
+
+def _judged(context: Context, videos: Videos, views: Views, judge: Judge, rows: list[int]) -> tuple[Any, Any]:
+    """The given teacher's stored logits of the same videos."""
+    from pipeline.labels.predictions import OutOfFold
+
+    checked = [row for row in _decodable(videos, views, "val") if videos.labels[row] >= 0]
+    found = [
+        _stored_logits(judge, plan, [videos.ids[row] for row in chosen])
+        for plan, chosen in (("train", rows), ("eval", checked))
+    ]
+    return OutOfFold.unseen(found[0]), _validation(context, videos, views, [found[1]])
+
+
+def _stored_logits(judge: Judge, plan: str, ids: list[str]) -> np.ndarray:
+    """(videos, views, classes) float32 in the order of `ids`."""
+    table = open_dataset(judge.folders[plan], judge.snapshots[plan]).table(["video_id", "clip_id", "view_id", "logits"])
+    keys = [tuple(row.values()) for row in table.select(["video_id", "clip_id", "view_id"]).to_pylist()]
+    logits = column(table, "logits").astype(np.float32)
+    if judge.class_index is not None:
+        logits = logits[:, list(judge.class_index)]
+    rows: dict[str, list[int]] = {name: [] for name in ids}
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        if keys[row][0] in rows:
+            rows[keys[row][0]].append(row)
+    return logits[[rows[name] for name in ids]] if ids else np.empty((0, 1, logits.shape[1]), np.float32)
+
+
+def _validation(context: Context, videos: Videos, views: Views, logits: list[np.ndarray]) -> Any:
     """Validation labels are trusted unless the recipe injects noise into them."""
+    from pipeline.labels.predictions import Validation
+
     rows = [row for row in _decodable(videos, views, "val") if videos.labels[row] >= 0]
     if not rows:
         return None
     noise = context.recipe.manifest.noise
     trusted = noise.kind == "none" or "val" not in noise.splits
     groups = np.array([videos.groups[row] for row in rows])
-    return kind(np.stack(logits), videos.labels[rows], trusted, groups)
+    return Validation(np.stack(logits), videos.labels[rows], trusted, groups)
 
 
 def fold_tasks(context: Context, videos: Videos, views: Views, rows: list[int], folds: np.ndarray) -> "list[FoldTask]":

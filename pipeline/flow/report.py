@@ -92,7 +92,12 @@ def _data(videos: Videos, metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _network(entry: dict[str, Any]) -> NetworkRow:
     return NetworkRow.from_metrics(
-        entry["name"], entry["role"], entry["metrics"], entry["cost"], train_steps=entry["steps"] or None
+        entry["name"],
+        entry["role"],
+        entry["metrics"],
+        entry["cost"],
+        train_steps=entry["steps"] or None,
+        note=entry.get("note", ""),
     )
 
 

@@ -12,12 +12,14 @@ from pipeline.artifacts.files import replace
 from pipeline.artifacts.layout import read_json
 from pipeline.config.load import recipe_yaml
 from pipeline.config.recipe import Recipe
+from pipeline.errors import ConfigError
 from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
+from pipeline.flow.host import check_memory
 from pipeline.flow.labels import Views, given_labels, refined_labels
 from pipeline.flow.plans import PlanView, scan, update_plans
 from pipeline.flow.precompute import frames, teacher_targets
-from pipeline.flow.targets import pinned_targets
+from pipeline.flow.targets import Targets, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teacher
 from pipeline.flow.videos import Videos
 
@@ -39,6 +41,7 @@ class Way:
     teacher: Model = field(init=False)
     cascade: "CascadePlan" = field(init=False)
     evaluation: Path = field(init=False)
+    stored: Targets | None = None
 
 
 def begin(context: Context) -> Way:
@@ -54,14 +57,29 @@ def to_frames(way: Way) -> Way:
         way.teacher = given_teacher(way.context)
         class_index(way)
     way.views = frames(way.context, way.plans)
+    check_memory(way.context, way.views)
     return way
 
 
 def to_labels(way: Way) -> Way:
-    """Refined labels."""
+    """Refined labels, out of fold; or judged by a given teacher that never saw them, which then labels first."""
     to_frames(way)
-    way.labels = refined_labels(way.context, way.videos, way.views)
+    if judged_by_teacher(way.context.recipe):
+        way.stored = _stored(way)
+    way.labels = refined_labels(way.context, way.videos, way.views, way.stored)
     return way
+
+
+def judged_by_teacher(recipe: Recipe) -> bool:
+    """Whether the recipe lets a given teacher judge the labels. ConfigError where it may have seen them."""
+    if recipe.labels.cross_fit or recipe.labels.channel == "none":
+        return False
+    if recipe.teacher.fit or recipe.teacher.saw_labels:
+        raise ConfigError(
+            "labels.cross_fit: false needs a given teacher that never saw these labels: teacher.fit: false and "
+            "teacher.saw_labels: false; a model judges labels that it was fitted on by repeating them"
+        )
+    return True
 
 
 def to_teacher(way: Way) -> Way:
@@ -76,14 +94,17 @@ def to_teacher(way: Way) -> Way:
 def to_targets(way: Way) -> Way:
     """The teacher's stored targets, and the cascade that will learn from them (planned, not trained)."""
     to_teacher(way)
-    steps = teacher_targets(way.context, way.plans, way.teacher)
+    stored = way.stored = way.stored or _stored(way)
     from pipeline.flow.cascade import CascadePlanner, Trained
 
-    tombstones = {plan: way.plans[plan].tombstones for plan in steps}
-    stored = pinned_targets(way.context, steps, tombstones, class_index(way))
     row = Trained("teacher", "teacher", way.teacher, _teacher_steps(way.context.recipe), stored)
     way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, row).plan()
     return way
+
+
+def _stored(way: Way) -> Targets:
+    steps = teacher_targets(way.context, way.plans, way.teacher)
+    return pinned_targets(way.context, steps, {plan: way.plans[plan].tombstones for plan in steps}, class_index(way))
 
 
 def class_index(way: Way) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from pipeline.config.base import identity_fields
 from pipeline.config.load import build_recipe, known_paths, recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
-from pipeline.flow.build import network_fields
+from pipeline.flow.build import network_fields, train_device
 from pipeline.flow.cascade import CascadePlan, CascadePlanner, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.demands import sweep_demands
@@ -182,7 +182,7 @@ class Trial:
 
         context, plan = self._plan(values)
         train = context.recipe.train
-        group = Group(train.num_workers, train.cpus_per_worker, False, train.max_failures)
+        group = Group(train.num_workers, train.cpus_per_worker, train_device(train) == "cuda", train.max_failures)
         run_group(group_work, {"tasks": plan.tasks, "tracker": self.tracker}, name="nested-trial", group=group)
         return self._result(context, plan)
 

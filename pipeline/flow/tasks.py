@@ -219,8 +219,9 @@ def run_labelling(task: LabelTask, host: Host) -> None:
     """Write the targets of every shard that has none yet; the ranks share the shards."""
     out = Path(task.out)
     frames = open_dataset(task.frames, task.snapshot)
-    missing = [shard for shard in frames.snapshot.shards if shard.shard_id not in read_markers(out)]
-    mine = missing[host.rank :: host.world]
+    done = read_markers(out)
+    # By place in the snapshot: what is missing changes while the other ranks commit.
+    mine = [shard for shard in frames.snapshot.shards[host.rank :: host.world] if shard.shard_id not in done]
     if not mine:
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from pipeline.errors import CapacityError
 
-
 READ_CPUS = 0.1
 
 

@@ -4,6 +4,7 @@
 machine's) and leaves its authentication as the environment says.
 """
 
+import functools
 import logging
 import os
 import secrets
@@ -55,13 +56,20 @@ class Session:
 
         # Workers inherit this environment: one thread each unless a recipe says otherwise (sums depend on it).
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        ray.init(
+        start = functools.partial(
+            ray.init,
             address="local",
             num_cpus=int(self.max_cpus) if self.max_cpus else None,
             include_dashboard=self.dashboard,
             logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
         )
+        try:
+            start()
+        except Exception as error:  # a plain one, where the node is not up within Ray's fixed 30 s: a loaded machine
+            LOG.warning("Ray did not start (%s): trying once more", error)
+            ray.shutdown()
+            start()
 
     def _authenticate(self) -> None:
         if self.address is not None:

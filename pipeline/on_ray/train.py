@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline.errors import JobError
+
+LOG = logging.getLogger(__name__)
+CONTROLLER_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,26 @@ def run_group(work: Work, tasks: Any, *, name: str, group: Group) -> dict[str, A
     `report(metrics)` is a barrier on all ranks. Raises JobError when the group failed `max_failures` times.
     """
     began = time.time()
+    result = _fit(work, tasks, name, group)
+    value, entered, left = result.return_value
+    return {"value": value, "startup": entered - began + (time.time() - left), "work": left - entered}
+
+
+def _fit(work: Work, tasks: Any, name: str, group: Group) -> Any:
+    """fit() once, and again where its controller died with a node: the tasks go on from their markers."""
+    for attempt in range(CONTROLLER_RETRIES + 1):
+        try:
+            return _fit_once(work, tasks, name, group)
+        except TrainingFailedError as error:
+            raise JobError(f"worker group {name} failed: {_cause(error)}") from error
+        except RayActorError as error:
+            if attempt == CONTROLLER_RETRIES:
+                raise JobError(f"worker group {name}: its controller died {attempt + 1} times: {error}") from error
+            LOG.warning("worker group %s: its controller died, starting it again (%s)", name, error)
+    raise AssertionError("unreachable")
+
+
+def _fit_once(work: Work, tasks: Any, name: str, group: Group) -> Any:
     with tempfile.TemporaryDirectory(prefix="stagedkd-train-") as storage:
         trainer = TorchTrainer(
             _worker,
@@ -61,12 +85,7 @@ def run_group(work: Work, tasks: Any, *, name: str, group: Group) -> dict[str, A
                 failure_config=FailureConfig(max_failures=group.max_failures, controller_failure_limit=2),
             ),
         )
-        try:
-            result: Any = trainer.fit()
-        except TrainingFailedError as error:
-            raise JobError(f"worker group {name} failed: {_cause(error)}") from error
-    value, entered, left = result.return_value
-    return {"value": value, "startup": entered - began + (time.time() - left), "work": left - entered}
+        return trainer.fit()
 
 
 def _scaling(group: Group) -> ScalingConfig:

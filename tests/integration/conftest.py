@@ -5,6 +5,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +39,28 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "OMP_NUM_THREADS": "1",
     }
     ray = str(Path(sys.executable).with_name("ray"))
-    start = [ray, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
+    start = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
     start += ["--include-dashboard=true", f"--dashboard-port={_free_port()}", "--disable-usage-stats"]
-    # Workers import the tests' helpers from the checkout.
-    whole = os.environ | env | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(start, env=whole, check=True, capture_output=True, timeout=120)
-    os.environ.update(env)
-    yield Head(f"127.0.0.1:{port}", env)
-    subprocess.run([ray, "stop", "--force"], env=whole, check=False, capture_output=True, timeout=120)
+    # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` would stop every Ray here.
+    whole = os.environ | env | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    with subprocess.Popen(start, env=whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        os.environ.update(env)
+        _wait_for(port, process)
+        yield Head(f"127.0.0.1:{port}", env)
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 90
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                time.sleep(3)  # the node's own processes follow its store
+                return
+        assert process.poll() is None, "the Ray head ended while starting"
+        time.sleep(0.2)
+    raise AssertionError("the Ray head did not start")
 
 
 def _free_port() -> int:

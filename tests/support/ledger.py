@@ -1,7 +1,7 @@
 """`make test`: every part of the suite in turn, and at the end what each took. Exit 1 where a part failed.
 
-    python -m tests.support.ledger            all parts
-    python -m tests.support.ledger unit       some of them
+python -m tests.support.ledger            all parts
+python -m tests.support.ledger unit       some of them
 """
 
 import os
@@ -53,7 +53,8 @@ def run(part: Part) -> tuple[bool, float]:
     """Run a part's commands; whether all passed, and the seconds."""
     began, good = time.monotonic(), True
     for command in part.commands:
-        print(f"\n== {part.name}: {' '.join(Path(word).name if word.startswith('/') else word for word in command)}", flush=True)
+        words = [Path(word).name if word.startswith("/") else word for word in command]
+        print(f"\n== {part.name}: {' '.join(words)}", flush=True)
         good &= subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode == 0
     return good, time.monotonic() - began
 
