@@ -50,7 +50,7 @@ def _splits(recipe: Recipe, data: Data) -> Iterator[str]:
     trusted = noise.kind == "none" or "val" not in noise.splits
     if recipe.labels.channel == "auto" and (not trusted or data.videos.get("val", 0) < LEAST_VIDEOS):
         why = f"{data.videos.get('val', 0)} validation videos of at least {LEAST_VIDEOS}" if trusted else "noise in val"
-        yield f"labels.channel auto will answer none ({why}); the fold models are trained all the same"
+        yield f"labels.channel auto will answer none ({why}); labels.channel: none saves its fold models"
     if data.unlabelled:
         yield f"{data.unlabelled} training videos have no label: they weigh what the refinement is sure of"
 
@@ -60,7 +60,7 @@ def _training(recipe: Recipe, data: Data, plan: PlanSize) -> Iterator[str]:
     held = plan.views * plan.view_bytes
     if held > train.memory_limit:
         limit = size(train.memory_limit)
-        yield f"every training worker holds {size(held)} of frames, more than train.memory_limit ({limit})"
+        yield f"the training frames are {size(held)}, more than train.memory_limit ({limit}): training will be refused"
     batches = {"train": train.batch_size, "teacher": recipe.teacher.batch_size if recipe.teacher.fit else 0}
     for section, batch in batches.items():
         if batch > data.videos.get("train", 0):
@@ -101,14 +101,13 @@ def _shards(sizes: Mapping[str, PlanSize]) -> Iterator[str]:
     small = [plan for plan in sizes.values() if plan.shards_of(plan.videos) > 1 and plan.shard_seconds < SHARD_SECONDS]
     if small:
         said = ", ".join(f"{duration(plan.shard_seconds)} ({plan.name})" for plan in small)
-        wanted = ceil(max(plan.shard_views * SHARD_SECONDS / plan.shard_seconds for plan in small))
+        wanted = max(plan.per_video * ceil(SHARD_SECONDS / plan.video_seconds) for plan in small)
         mend = f"plan.shard_views {wanted:,} would do" if wanted < max(plan.views for plan in small) else "all is small"
         yield f"a shard is about {said} of decoding on one core, under 5 minutes: many small files; {mend}"
 
 
 def _views(recipe: Recipe) -> Iterator[str]:
-    views = recipe.views
-    if views.flip:
+    if recipe.views.flip:
         yield "views.flip is true: a mirrored clip keeps its label, which is wrong where classes have a direction"
 
 

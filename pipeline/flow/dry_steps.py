@@ -13,6 +13,7 @@ from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, size
 from pipeline.flow.plans import manifest_step, plan_step, refuse_other_root
 from pipeline.flow.precompute import frames_step
+from pipeline.flow.run import judged_by_teacher
 from pipeline.flow.step import Step, is_done
 from pipeline.flow.targets import targets_step
 from pipeline.flow.teacher import given_step
@@ -72,10 +73,8 @@ class Survey:
         recipe = self.recipe
         if recipe.simulate is None or recipe.manifest.root:
             return []
-        count = sum(self.data.videos.values())
-        return [
-            Row("simulate", "-", f"to do: {count:,} videos" if self.data.found is None else f"done: {count:,} videos")
-        ]
+        state = "to do" if self.data.found is None else "done"
+        return [Row("simulate", "-", f"{state}: {sum(self.data.videos.values()):,} videos")]
 
     def _nameless(self) -> list[Row]:
         steps = ["manifest", *(f"plan {plan}" for plan in PLANS), *(f"frames {plan}" for plan in PLANS)]
@@ -148,16 +147,13 @@ class Survey:
     def _behind(self) -> list[Row]:
         """What depends on content: the rasters' digests, then one step on the other."""
         recipe = self.recipe
-        teacher, K = recipe.teacher, recipe.cascade.K
+        teacher = recipe.teacher
         fitted = [
             Row("fit-teacher", AFTER_LABELS, f"{teacher.model}, {teacher.steps} steps of {teacher.batch_size}"),
             Row("precompute", AFTER_TEACHER, _targets_line(self.sizes)),
         ]
-        steps = recipe.train.steps
-        networks = f"{K} assistant{'s' * (K > 1)}, student" if K else "student"
-        total = steps * (2 * (K + 1) + 1)
         rows = [Row("refine-labels", AFTER_FRAMES, _labels_line(recipe)), *(fitted if teacher.fit else [])]
-        rows.append(Row("distill", AFTER_TARGETS, f"{networks} and 2 controls, {total:,} steps in all"))
+        rows.append(Row("distill", AFTER_TARGETS, _distill_line(recipe)))
         rows.append(Row("evaluate", AFTER_STUDENT, f"{self.data.videos.get(recipe.evaluate.split, 0):,} videos"))
         rows += [Row("export", AFTER_STUDENT, "safetensors, torch.export, model card")]
         if recipe.sweep is not None:
@@ -189,5 +185,15 @@ def _labels_line(recipe: Recipe) -> str:
     section = recipe.labels
     if section.channel == "none":
         return "the given labels stay (labels.channel: none)"
+    if judged_by_teacher(recipe):
+        return f"judged by the given teacher, then channel {section.channel}"
     steps = section.steps or recipe.teacher.steps
     return f"{section.folds} fold models of {steps} steps, then channel {section.channel}"
+
+
+def _distill_line(recipe: Recipe) -> str:
+    """Assistants and student; cross-entropy (once, and with room twice) and KD with the cascade's total."""
+    K, room = recipe.cascade.K, 2 * recipe.distill.room
+    networks = f"{K} assistant{'s' * (K > 1)}, student" if K else "student"
+    total = recipe.train.steps * (2 * (K + 1) + 1 + room)
+    return f"{networks} and {2 + recipe.distill.room} controls, {total:,} steps in all"

@@ -88,11 +88,11 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
     section = context.recipe.sweep
     assert section is not None
     began = time.monotonic()
-    from pipeline.on_ray.tune import Axis, Plan, search
-
-    session = context.ray()
+    session = context.ray()  # before anything imports ray, which reads its authentication then
     demands = sweep_demands(context.recipe, session.capacity())
     session.require("sweep", demands)
+    from pipeline.on_ray.tune import Axis, Plan, search
+
     nested = min(section.nested_trials, section.trials)
     plan = Plan(
         section.trials - nested,

@@ -128,7 +128,9 @@ class _Reporter:
 
 def say(text: str) -> None:
     """A line of progress on stderr; a worker's reaches the driver's through Ray."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    # Not print: Ray Train replaces it by one that says everything twice.
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 def execute(tasks: Iterable[Task], host: Host) -> None:

@@ -29,16 +29,16 @@ class Look:
     lengths above, in units of the frame's shorter side.
     """
 
-    noise: float = 0.03
-    texture: float = 0.06
-    drift: float = 0.012
-    shake: float = 0.004
-    spread: float = 0.35
-    distractor: float = 0.5
-    occluded: float = 0.15
-    tilt: float = 0.3
-    contrast: tuple[float, float] = (0.30, 0.50)
-    radius: tuple[float, float] = (0.22, 0.29)
+    noise: float = 0.035
+    texture: float = 0.07
+    drift: float = 0.014
+    shake: float = 0.005
+    spread: float = 0.38
+    distractor: float = 0.6
+    occluded: float = 0.2
+    tilt: float = 0.36
+    contrast: tuple[float, float] = (0.29, 0.49)
+    radius: tuple[float, float] = (0.21, 0.28)
     speed: tuple[float, float] = (0.018, 0.040)
     ground: tuple[float, float] = (0.25, 0.38)
     domain: float = 0.42

@@ -79,13 +79,13 @@ def search(own: Trial, nested: Trial, space: Mapping[str, Axis], plan: Plan) -> 
 def _run_pass(
     trial: Trial, space: Mapping[str, Axis], plan: Plan, count: int, before: list[Outcome], *, nested: bool
 ) -> list[Outcome]:
-    cpus = NESTED_CPUS if nested else 1.0
+    cpus, limit = (NESTED_CPUS, 1) if nested else (1.0, plan.max_concurrent)
     config = TuneConfig(
         metric=METRIC,
         mode="max",
         num_samples=count,
-        max_concurrent_trials=1 if nested else plan.max_concurrent,
-        search_alg=_searcher(space, plan, before),
+        max_concurrent_trials=limit if plan.searcher == "optuna" else None,
+        search_alg=_searcher(space, plan, before, limit),
         scheduler=_scheduler(plan),
         reuse_actors=not nested,
     )
@@ -105,9 +105,11 @@ def _Trainable(trial: Trial) -> Callable[[dict[str, Any]], None]:
     return run
 
 
-def _searcher(space: Mapping[str, Axis], plan: Plan, before: list[Outcome]) -> Searcher | BasicVariantGenerator:
-    if plan.searcher == "random":
-        return BasicVariantGenerator(random_state=plan.seed + len(before))
+def _searcher(
+    space: Mapping[str, Axis], plan: Plan, before: list[Outcome], limit: int
+) -> Searcher | BasicVariantGenerator:
+    if plan.searcher == "random":  # Tune passes its own limit on to a Searcher only
+        return BasicVariantGenerator(max_concurrent=limit, random_state=plan.seed + len(before))
     known = [outcome for outcome in before if outcome.score is not None]
     return OptunaSearch(
         {name: axis.sampler() for name, axis in space.items()},

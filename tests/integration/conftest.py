@@ -41,7 +41,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
     start += ["--include-dashboard=true", f"--dashboard-port={_free_port()}", "--disable-usage-stats"]
-    # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` would stop every Ray here.
+    # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` stops every Ray.
     whole = os.environ | env | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     with subprocess.Popen(start, env=whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         os.environ.update(env)

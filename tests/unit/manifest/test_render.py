@@ -60,7 +60,7 @@ def test_the_background_moves_as_it_drifts() -> None:
 
 def test_the_occluder_covers_the_target() -> None:
     calm = scene(Look.at(0))
-    x, y = calm.bodies[-1].path[0]
+    x = calm.bodies[-1].path[0, 0]
     bar = Occluder(0.0, x - 30.0, 3.0, np.full(3, 0.9, np.float32))
     frame = render(replace(calm, occluder=bar))[0]
     assert np.abs(frame[:, int(x)] - 0.9 * 255).max() <= 1

@@ -1,0 +1,188 @@
+"""`--dry-run`: every recipe without data, a folder as it is, done and to do; and not one write."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts.commit import Marker, commit, write_bytes
+from pipeline.config.load import read_recipe
+from pipeline.errors import ConfigError, InputError
+from pipeline.flow.dry_run import describe
+from pipeline.flow.plans import manifest_step, plan_step, scan, update_plans
+from pipeline.flow.precompute import frames_step
+from tests.support.videos import write_video
+from tests.unit.config.golden import RECIPES
+from tests.unit.flow.small import class_folders, context, recipe, tree, video
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return class_folders(tmp_path / "clips", {"run": 8, "walk": 8})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return tmp_path / "workspace"
+
+
+def row(text: str, step: str) -> str:
+    """The line of a step, without its name, words one space apart."""
+    lines = [" ".join(line.removeprefix(step).split()) for line in text.splitlines() if line.startswith(f"{step}  ")]
+    assert len(lines) == 1, f"{step}: {lines}\n{text}"
+    return lines[0]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_described_without_data(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = describe(read_recipe(path), path.stem)
+    assert text.startswith("Dry run of ")
+    assert "Data       assumed" in text
+    assert f"{tmp_path / 'workspace'}, not there yet" in text
+    steps = ["manifest", "plan train", "plan eval", "frames train", "frames eval", "refine-labels", "distill", "export"]
+    assert [row(text, step) for step in steps]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_sizes_are_assumed_and_said() -> None:
+    folder = Path(RECIPES[0]).parent
+    ucf = describe(read_recipe(folder / "ucf101.yaml"), "ucf101")
+    assert "assumed, the published size of UCF101: manifest.root is not set" in ucf
+    assert "13,320 videos (8,583 train, 954 val, 3,783 test), 101 classes" in ucf
+    assert "8,583 videos × 4 = 34,332 views" in ucf
+    assert "raster 602 kB a view, targets 2.12 kB a view" in ucf  # (101 + 960) half floats
+    assert "teacher actors 8 × 1 CPU + 8 × 1 GPU = 104.1 CPU, 8 GPU" in ucf
+    elsewhere = describe(read_recipe(folder / "ucf101.yaml", ["manifest.root=/not/here"]), "ucf101")
+    assert "manifest.root /not/here is not there" in elsewhere
+
+
+def test_the_simulated_set_is_counted_before_it_is_written(workspace: Path) -> None:
+    look = {"train": 40, "val": 10, "test": 20, "shapes": 2, "directions": 3}
+    text = describe(recipe(Path(), workspace, simulate=look, manifest={}), "x")
+    assert "assumed from recipe.simulate" in text
+    assert "70 videos (40 train, 10 val, 20 test), 6 classes" in text
+    assert row(text, "simulate") == "- to do: 70 videos"
+
+
+def test_a_folder_is_scanned_and_probed(tmp_path: Path, workspace: Path) -> None:
+    root = tmp_path / "clips"
+    for name in ("run", "walk"):
+        for number in range(2):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            write_video(root / name / f"{number}.mp4", frames=20, size=(48, 64), fps=10)
+    text = describe(recipe(root, workspace), "x")
+    assert f"{root}, scanned; the headers of 4 videos were probed" in text
+    assert "4 videos (" in text
+    assert "2 classes; typical: 20 frames of 64×48 at 10 a second" in text
+    assert "no readable video header" not in text
+
+
+def test_files_without_a_video_header_are_told(root: Path, workspace: Path) -> None:
+    assert "16 of 16 probed files have no readable video header" in describe(recipe(root, workspace), "x")
+
+
+def test_without_a_workspace_all_is_to_do_under_the_keys_of_the_run(root: Path, workspace: Path) -> None:
+    here = recipe(root, workspace)
+    text = describe(here, "x")
+    assert row(text, "manifest") == f"{manifest_step(here).key[:8]} to do: 16 videos"
+    assert row(text, "plan train").startswith(plan_step(here, "train").key[:8])
+    assert row(text, "frames eval").endswith("to do: 2 of 2 shards")
+    assert row(text, "refine-labels").startswith("known after frames")
+    assert not workspace.exists()
+
+
+def test_what_is_done_is_said_and_nothing_is_written(root: Path, workspace: Path) -> None:
+    here = context(root, workspace)
+    plans = update_plans(here, scan(here))
+    folder = frames_step(here, "train").folder(here.workspace)
+    shards = sorted(plans["train"].shards)
+    lost = write_bytes(folder, "two-videos.parquet", b"-", rows=2)
+    for shard in shards[1:]:
+        commit(folder, Marker(shard, "attempt", (), lost))
+    before = tree(workspace, folders=True)
+    text = describe(here.recipe, "x")
+    assert tree(workspace, folders=True) == before
+    assert row(text, "manifest").endswith("done: 16 videos")
+    assert row(text, "plan train").endswith(f"done: {len(shards)} shards")
+    lost_videos = 2 * (len(shards) - 1)
+    assert row(text, "frames train").endswith(f"to do: 1 of {len(shards)} shards, {lost_videos} videos in quarantine")
+    commit(folder, Marker(shards[0], "attempt", ()))
+    assert f"done: {len(shards)} shards" in row(describe(here.recipe, "x"), "frames train")
+
+
+def test_added_changed_and_removed_videos_are_counted(root: Path, workspace: Path) -> None:
+    here = context(root, workspace)
+    videos = scan(here)
+    update_plans(here, videos)
+    train = [videos.ids[row] for row in videos.of("train")]
+    (root / train[0]).unlink()
+    video(root / train[1], 99)
+    for number in range(20, 30):
+        video(root / "run" / f"{number:03d}.mp4")
+    before = tree(workspace, folders=True)
+    text = describe(here.recipe, "x")
+    assert tree(workspace, folders=True) == before
+    assert row(text, "manifest").endswith("to do: 10 new, 1 changed, 1 removed videos")
+    assert row(text, "plan eval").endswith("to do: 11 videos, 11 views in 2 new shards, 2 tombstones")
+    assert "adding videos fits the teacher anew" in text
+    changed = update_plans(here, scan(here))
+    assert len(changed["eval"].shards) == 2 + 2
+    assert len(changed["eval"].tombstones) == 2
+
+
+def test_a_given_teacher_has_its_key_before_the_frames(root: Path, workspace: Path) -> None:
+    teacher = {"model": "r3d_18", "fit": False, "weights": "KINETICS400_V1"}
+    text = describe(recipe(root, workspace, teacher=teacher), "x")
+    assert row(text, "teacher (given)").endswith("to do: take KINETICS400_V1 of r3d_18")
+    assert row(text, "precompute train").endswith("shards")
+    assert "fit-teacher" not in text
+    assert "added videos are decoded and labelled alone" in text
+    assert "targets 2.72 kB a view" in text  # (400 + 960) half floats: the teacher's classes, not the manifest's
+
+
+def test_input_that_a_run_refuses_is_refused(tmp_path: Path, root: Path, workspace: Path) -> None:
+    (root / "empty").mkdir()
+    with pytest.raises(InputError, match="'empty' holds no video"):
+        describe(recipe(root, workspace), "x")
+    (root / "empty").rmdir()
+    with pytest.raises(ConfigError, match=r"teacher\.weights must name"):
+        describe(recipe(root, workspace, "teacher.fit=false"), "x")
+    here = context(root, workspace)
+    update_plans(here, scan(here))
+    other = class_folders(tmp_path / "other", {"a": 2, "b": 2})
+    with pytest.raises(InputError, match="was used with the folder"):
+        describe(recipe(other, workspace), "x")
+    (workspace / "workspace.json").write_text('{"schema": "2.0"}')
+    with pytest.raises(InputError, match=r"schema 2\.0; this version of stagedkd reads schema 1\.x"):
+        describe(here.recipe, "x")
+
+
+def test_more_than_this_machine_has_is_said(root: Path, workspace: Path) -> None:
+    text = describe(recipe(root, workspace, "train.num_workers=500", "train.batch_size=500"), "x")
+    said = " ".join(text.split())
+    assert "distill asks for train workers 500 × 1 CPU = 500 CPU, 0 GPU, but the cluster can become at most" in said
+    assert "train workers 500 × 1 CPU = 500 CPU" in text
+
+
+def test_a_finished_run_is_mentioned(root: Path, workspace: Path) -> None:
+    here = context(root, workspace, "run.name=mine")
+    folder = here.workspace.run("mine")
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text('{"finished": "2030-01-02T03:04:05"}')
+    assert "this run was finished 2030-01-02T03:04:05" in describe(here.recipe, "x")
+    shutil.rmtree(folder)
+    assert "was finished" not in describe(here.recipe, "x")
+
+
+def test_ray_and_mlflow_are_not_imported_for_it() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from pipeline.flow.dry_run import describe; from pipeline.config.load import read_recipe;"
+        f"describe(read_recipe({str(RECIPES[0])!r}), 'x');"
+        "print(sorted({'torch', 'ray', 'mlflow', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
