@@ -16,12 +16,11 @@ from pipeline.distill.data import DataSpec, SourceSpec
 from pipeline.distill.spec import Job, Objective
 from pipeline.flow.build import network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
-from pipeline.flow.labels import Views
 from pipeline.flow.step import Step, content, describe, is_done
 from pipeline.flow.targets import Targets, network_targets
 from pipeline.flow.tasks import LabelTask, StatisticsTask, Task, TrainTask
 from pipeline.flow.teacher import Model, extras
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 from pipeline.models.spec import NetworkSpec
 
 VERSION = 1

@@ -16,9 +16,8 @@ from pipeline.config.base import identity_fields
 from pipeline.errors import InputError
 from pipeline.flow.cascade import ALONE, ALONE_DOUBLE, CascadePlan, Trained
 from pipeline.flow.context import Context
-from pipeline.flow.labels import Views
 from pipeline.flow.step import Made, Step, content, ensure, files_of
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 
 VERSION = 1
 METRICS = "metrics.json"

@@ -11,9 +11,8 @@ from pipeline.config.base import identity_fields
 from pipeline.flow.cascade import CascadePlan
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import read_metrics
-from pipeline.flow.labels import Views
 from pipeline.flow.step import Made, Step, content, ensure, files_of
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 
 VERSION = 1
 

@@ -25,11 +25,11 @@ from pipeline.errors import JobError
 from pipeline.flow.build import PLANS, device, view_policy
 from pipeline.flow.context import Context
 from pipeline.flow.demands import frame_demands, target_demands
-from pipeline.flow.labels import Views
 from pipeline.flow.plans import PlanView, plan_step
 from pipeline.flow.step import Step, Timing, describe, owner
 from pipeline.flow.targets import targets_step
 from pipeline.flow.teacher import Model
+from pipeline.flow.videos import Views
 from pipeline.targets.committer import ShardCommitter
 
 LOG = logging.getLogger(__name__)

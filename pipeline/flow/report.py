@@ -12,9 +12,9 @@ from pipeline.artifacts.schemas import column
 from pipeline.flow.cascade import CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import quarantine_rows, read_metrics
-from pipeline.flow.labels import Views, refinement_report
+from pipeline.flow.labels import refinement_report
 from pipeline.flow.step import content
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 from pipeline.report.facts import (
     Comparison,
     Confusion,

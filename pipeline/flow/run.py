@@ -16,12 +16,12 @@ from pipeline.errors import ConfigError
 from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
 from pipeline.flow.host import check_memory
-from pipeline.flow.labels import Views, given_labels, refined_labels
+from pipeline.flow.labels import given_labels, refined_labels
 from pipeline.flow.plans import PlanView, scan, update_plans
 from pipeline.flow.precompute import frames, teacher_targets
 from pipeline.flow.targets import Targets, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teacher
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 
 if TYPE_CHECKING:
     from pipeline.flow.cascade import CascadePlan

@@ -8,9 +8,9 @@ from pipeline.artifacts.snapshot import pin
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import device
 from pipeline.flow.context import Context
-from pipeline.flow.labels import Views
 from pipeline.flow.step import TABLE, Step
 from pipeline.flow.teacher import Model
+from pipeline.flow.videos import Views
 
 VERSION = STATISTICS_VERSION = 1
 

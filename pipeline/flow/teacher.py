@@ -11,9 +11,8 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.host import run_tasks
-from pipeline.flow.labels import Views
 from pipeline.flow.step import Made, Step, ensure, files_of
-from pipeline.flow.videos import Videos
+from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
 FIT_VERSION = GIVEN_VERSION = 1

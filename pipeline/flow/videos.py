@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.identity import digest
+from pipeline.artifacts.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,15 @@ class Videos:
         """Digest of the label and split columns of the videos of these splits, and of the class names."""
         rows = [[self.ids[row], int(self.labels[row]), self.splits[row]] for row in self.of(*splits)]
         return digest([list(self.classes), rows])
+
+
+@dataclass(frozen=True)
+class Views:
+    """The committed rasters that later steps read: folder and pinned snapshot per plan, and what was quarantined."""
+
+    folders: dict[str, Path]
+    snapshots: dict[str, Snapshot]
+    keys: dict[str, str]
+
+    def digest(self, plan: str) -> str:
+        return self.snapshots[plan].digest

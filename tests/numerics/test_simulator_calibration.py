@@ -13,10 +13,9 @@ import pytest
 
 from pipeline.manifest.simulate import SimulateOptions, video_bytes
 
-DIRECTIONS, TRAIN, TEST = 5, 600, 400
+DIRECTIONS, TRAIN, TEST = 5, 400, 400
 SIDE, TIMES = 20, 16
 CHANCE, CLOSE = 1 / DIRECTIONS, 0.05
-TEST_ERROR = 1.65 * (CHANCE * (1 - CHANCE) / TEST) ** 0.5  # one-sided 95 % of a guesser's accuracy
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ def _shrunk(frame: np.ndarray) -> np.ndarray:
 def accuracy(features: np.ndarray, labels: np.ndarray) -> float:
     """Test accuracy of ridge regression to one-hot labels; the penalty is as large as the features' total variance."""
     scale = features[:TRAIN].std(0) + 1e-6
-    unit = np.hstack([(features - features[:TRAIN].mean(0)) / scale / features.shape[1] ** 0.5, np.ones((len(labels), 1))])
+    unit = np.hstack(
+        [(features - features[:TRAIN].mean(0)) / scale / features.shape[1] ** 0.5, np.ones((len(labels), 1))]
+    )
     known, target = unit[:TRAIN], np.eye(labels.max() + 1)[labels[:TRAIN]]
     weights = np.linalg.solve(known.T @ known + np.eye(known.shape[1]), known.T @ target)
     return float(np.mean((unit[TRAIN:] @ weights).argmax(1) == labels[TRAIN:]))
@@ -95,13 +96,14 @@ def shuffled(grey: np.ndarray) -> np.ndarray:
     return np.stack([video[rng.permutation(TIMES)] for video in grey])
 
 
-@pytest.mark.parametrize("time", [0, TIMES // 2, TIMES - 1])
-def test_one_frame_does_not_tell_the_motion(videos: Videos, time: int) -> None:
-    assert accuracy(one_frame(videos.grey, time), videos.motion) < CHANCE + CLOSE
+def test_one_frame_does_not_tell_the_motion(videos: Videos) -> None:
+    found = [accuracy(one_frame(videos.grey, time), videos.motion) for time in (0, 5, 10, 15)]
+    assert np.mean(found) < CHANCE + CLOSE
 
 
 def test_one_frame_tells_something_of_the_shape(videos: Videos) -> None:
-    assert accuracy(np.abs(np.fft.rfft2(videos.grey[:, 8])).reshape(len(videos.grey), -1), videos.shape) > 0.25 + 0.1
+    spectrum = np.abs(np.fft.rfft2(videos.grey[:, 8])).reshape(len(videos.grey), -1)
+    assert accuracy(spectrum, videos.shape) > 0.5
 
 
 def test_a_leak_in_one_frame_would_be_seen(videos: Videos) -> None:
@@ -118,8 +120,8 @@ def test_a_leak_in_one_frame_would_be_seen(videos: Videos) -> None:
 
 def test_frames_in_order_tell_the_motion_and_shuffled_ones_much_less(videos: Videos) -> None:
     ordered, mixed = (accuracy(motion(grey), videos.motion) for grey in (videos.grey, shuffled(videos.grey)))
-    assert ordered > 0.7
-    assert mixed < ordered - 0.25
+    assert ordered > 0.9
+    assert mixed < ordered - 0.2
 
 
 @pytest.mark.parametrize("what", [lambda v: v.motion, lambda v: v.shape, lambda v: v.shape * DIRECTIONS + v.motion])

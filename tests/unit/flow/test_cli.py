@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from jobs.cli import COMMANDS, main
 from pipeline.config.load import recipe_yaml
 from tests.unit.flow.small import class_folders, recipe
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 Done = subprocess.CompletedProcess[str]
+Here = Callable[..., Done]
 ROOT = Path(__file__).parents[3]
 HEAVY = "{'torch', 'torchvision', 'ray', 'mlflow', 'pandas', 'scipy', 'av', 'pyarrow'}"
 
@@ -26,15 +29,22 @@ def stagedkd(*words: str) -> Done:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **paths}, timeout=120)
 
 
-def here(*words: str, capsys: pytest.CaptureFixture[str]) -> Done:
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
     """The same in this process: its `main`, without the seconds of a new interpreter."""
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
-        patched.setattr(sys, "argv", ["stagedkd", *words])
-        patched.setattr(logging, "basicConfig", lambda **options: None)
-        main()
-        sys.exit(0)
-    said = capsys.readouterr()
-    return Done(list(words), int(ended.value.code or 0), said.out, said.err)
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+
+    def command(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["stagedkd", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return Done(list(words), code, said.out, said.err)
+
+    return command
 
 
 def python(code: str) -> list[str]:
@@ -98,9 +108,9 @@ def test_each_command_has_its_help_and_imports_nothing_heavy_for_it() -> None:
         assert all(option in page for option in options), page
 
 
-def test_the_commands_that_train_offer_local(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_that_train_offer_local(here: Here) -> None:
     for name in ("fit-teacher", "distill"):
-        assert "--local" in here(name, "--help", capsys=capsys).stdout
+        assert "--local" in here(name, "--help").stdout
 
 
 def test_printing_a_recipe_imports_nothing_heavy(written: Path) -> None:
@@ -114,12 +124,12 @@ def test_printing_a_recipe_imports_nothing_heavy(written: Path) -> None:
     assert "workspace:" in lines[0]
 
 
-def test_a_printed_recipe_is_the_same_recipe(written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = here("run", str(written), "--set", "train.optimiser.lr=1e-4", "--print-config", capsys=capsys)
+def test_a_printed_recipe_is_the_same_recipe(written: Path, tmp_path: Path, here: Here) -> None:
+    first = here("run", str(written), "--set", "train.optimiser.lr=1e-4", "--print-config")
     assert "lr: 0.0001" in first.stdout
     again = tmp_path / "again.yaml"
     again.write_text(first.stdout)
-    assert here("manifest", str(again), "--print-config", capsys=capsys).stdout == first.stdout
+    assert here("manifest", str(again), "--print-config").stdout == first.stdout
 
 
 def test_manifest_prints_its_folder_last_and_needs_no_torch(written: Path, workspace: Path) -> None:
@@ -149,10 +159,10 @@ def test_a_dry_run_of_any_command_describes_the_way_and_writes_nothing(written: 
     assert not workspace.exists()
 
 
-def test_an_unknown_command_or_option_is_refused(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert here("destill", str(written), capsys=capsys).returncode == 2
-    assert here("run", str(written), "--dryrun", capsys=capsys).returncode == 2
-    assert here("run", capsys=capsys).returncode == 2
+def test_an_unknown_command_or_option_is_refused(written: Path, here: Here) -> None:
+    assert here("destill", str(written)).returncode == 2
+    assert here("run", str(written), "--dryrun").returncode == 2
+    assert here("run").returncode == 2
 
 
 def test_an_unknown_key_is_refused(written: Path) -> None:
@@ -160,27 +170,27 @@ def test_an_unknown_key_is_refused(written: Path) -> None:
     assert "unknown key train.stepz (did you mean train.steps?)" in said
 
 
-def test_a_missing_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "gone.yaml not found" in refused(here("run", "gone.yaml", capsys=capsys))
+def test_a_missing_recipe_is_refused(here: Here) -> None:
+    assert "gone.yaml not found" in refused(here("run", "gone.yaml"))
 
 
-def test_a_missing_folder_is_refused(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(here("run", str(written), "--set", "manifest.root=/not/here", capsys=capsys))
+def test_a_missing_folder_is_refused(written: Path, here: Here) -> None:
+    said = refused(here("run", str(written), "--set", "manifest.root=/not/here"))
     assert "manifest.root: /not/here is no folder" in said
 
 
-def test_no_folder_at_all_is_refused(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_folder_at_all_is_refused(workspace: Path, here: Here) -> None:
     videos = str(ROOT / "jobs" / "recipes" / "videos.yaml")
-    said = refused(here("run", videos, "--set", f"workspace={workspace}", capsys=capsys))
+    said = refused(here("run", videos, "--set", f"workspace={workspace}"))
     assert "--set manifest.root=DIR" in said
 
 
-def test_an_empty_class_is_refused(written: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_class_is_refused(written: Path, root: Path, here: Here) -> None:
     (root / "jump").mkdir()
-    assert "the class 'jump' holds no video" in refused(here("precompute", str(written), capsys=capsys))
+    assert "the class 'jump' holds no video" in refused(here("precompute", str(written)))
 
 
-def test_a_group_on_two_sides_is_refused(written: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_group_on_two_sides_is_refused(written: Path, root: Path, here: Here) -> None:
     rows = [
         ("run/000.mp4", "run", "g1", "train"),
         ("run/001.mp4", "run", "g1", "test"),
@@ -188,7 +198,7 @@ def test_a_group_on_two_sides_is_refused(written: Path, root: Path, capsys: pyte
     ]
     with (root / "manifest.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path", "label", "group", "split"), *rows])
-    said = refused(here("manifest", str(written), capsys=capsys))
+    said = refused(here("manifest", str(written)))
     assert "1 groups stand on two sides, for example 'g1' in test and train" in said
 
 
@@ -198,7 +208,7 @@ def test_a_workspace_of_a_newer_schema_is_refused(
     workspace.mkdir()
     (workspace / "workspace.json").write_text(json.dumps({"schema": "2.0"}))
     for words in (("run",), ("run", "--dry-run")):
-        said = refused(here(words[0], str(written), *words[1:], capsys=capsys))
+        said = refused(here(words[0], str(written), *words[1:]))
         assert f"workspace {workspace} has schema 2.0" in said
         assert "reads schema 1.x" in said
 
@@ -206,9 +216,9 @@ def test_a_workspace_of_a_newer_schema_is_refused(
 def test_a_manifests_name_used_with_another_folder_is_refused(
     written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert here("manifest", str(written), capsys=capsys).returncode == 0
+    assert here("manifest", str(written)).returncode == 0
     other = class_folders(tmp_path / "other", {"run": 2, "walk": 2})
-    said = refused(here("manifest", str(written), "--set", f"manifest.root={other}", capsys=capsys))
+    said = refused(here("manifest", str(written), "--set", f"manifest.root={other}"))
     assert "manifest.name 'small' was used with the folder" in said
     assert "--set manifest.name=NAME" in said
 
@@ -216,9 +226,7 @@ def test_a_manifests_name_used_with_another_folder_is_refused(
 def test_more_workers_than_this_machine_has_are_refused_with_the_sum(
     written: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(
-        here("run", str(written), "--set", "train.num_workers=500", "--set", "train.batch_size=500", capsys=capsys)
-    )
+    said = refused(here("run", str(written), "--set", "train.num_workers=500", "--set", "train.batch_size=500"))
     assert "train workers 500 × 1 CPU = 500 CPU" in said
     assert not (workspace / "store").exists()
 
@@ -238,17 +246,17 @@ def test_classes_that_the_teacher_does_not_have_are_refused_before_ray(
     assert not (workspace / "store" / "frames").exists()
 
 
-def test_a_given_teacher_without_weights_is_refused(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(here("run", str(written), "--set", "teacher.fit=false", capsys=capsys))
+def test_a_given_teacher_without_weights_is_refused(written: Path, here: Here) -> None:
+    said = refused(here("run", str(written), "--set", "teacher.fit=false"))
     assert "teacher.weights must name the teacher's weights" in said
 
 
-def test_simulate_writes_the_videos_and_prints_their_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_writes_the_videos_and_prints_their_folder(tmp_path: Path, here: Here) -> None:
     path = tmp_path / "simulated.yaml"
     look = "{train: 4, val: 2, test: 2, shapes: 2, directions: 2, difficulty: 0, workers: 1}"
     path.write_text(f"workspace: {tmp_path / 'w'}\nsimulate: {look}\n")
-    done = here("simulate", str(path), capsys=capsys)
+    done = here("simulate", str(path))
     folder = Path(done.stdout.splitlines()[-1])
     assert done.returncode == 0
     assert len(list(folder.rglob("*.mp4"))) == 8
-    assert "no simulate section" in refused(here("simulate", str(path), "--set", "simulate=null", capsys=capsys))
+    assert "no simulate section" in refused(here("simulate", str(path), "--set", "simulate=null"))

@@ -1,0 +1,183 @@
+"""Who judges the labels: fold models in the warm pool, each for the videos that it did not see, or a given teacher."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.schemas import column
+from pipeline.config.base import identity_fields
+from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
+from pipeline.flow.context import Context
+from pipeline.flow.demands import fold_actors
+from pipeline.flow.step import Step, Timing
+from pipeline.flow.videos import Videos, Views
+
+if TYPE_CHECKING:
+    from pipeline.flow.fold import FoldTask
+
+
+FOLD_VERSION = 1
+
+
+class Judge(Protocol):
+    """Stored targets as `flow.targets.Targets` has them."""
+
+    @property
+    def folders(self) -> dict[str, Path]: ...
+    @property
+    def snapshots(self) -> dict[str, str]: ...
+    @property
+    def class_index(self) -> tuple[int, ...] | None: ...
+
+
+def labeller_fields(context: Context) -> dict[str, Any]:
+    recipe = context.recipe
+    labeller, teacher = recipe.labels.labeller or recipe.teacher, recipe.teacher
+    return {
+        "network": network_fields(labeller),
+        "steps": recipe.labels.steps or teacher.steps,
+        "batch_size": teacher.batch_size,
+        "optimiser": identity_fields(teacher.optimiser),
+        "device": train_device(recipe.train),
+        "threads": recipe.train.threads,
+    }
+
+
+def cross_fitted(
+    context: Context, videos: Videos, views: Views, labels: Path, rows: list[int], folds: np.ndarray, timing: Timing
+) -> tuple[Any, Any]:
+    """Out-of-fold logits of the training videos and every fold model's logits on validation; `labels`: as given."""
+    from pipeline.flow.fold import read_logits
+    from pipeline.labels.predictions import FoldPrediction, OutOfFold
+
+    tasks = fold_tasks(context, videos, views, labels, rows, folds)
+    run_folds(context, tasks, timing)
+    parts = [read_logits(task) for task in tasks]
+    predictions = [
+        FoldPrediction(np.flatnonzero(folds == fold), held_out, np.flatnonzero(folds != fold))
+        for fold, (held_out, _) in enumerate(parts)
+    ]
+    return OutOfFold.gather(predictions, len(rows)), _validation(context, videos, views, [val for _, val in parts])
+
+
+def judged(context: Context, videos: Videos, views: Views, judge: Judge, rows: list[int]) -> tuple[Any, Any]:
+    """The given teacher's stored logits of the same videos."""
+    from pipeline.labels.predictions import OutOfFold
+
+    checked = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
+    found = [
+        _stored_logits(judge, plan, [videos.ids[row] for row in chosen])
+        for plan, chosen in (("train", rows), ("eval", checked))
+    ]
+    return OutOfFold.unseen(found[0]), _validation(context, videos, views, [found[1]])
+
+
+def _stored_logits(judge: Judge, plan: str, ids: list[str]) -> np.ndarray:
+    """(videos, views, classes) float32 in the order of `ids`."""
+    table = open_dataset(judge.folders[plan], judge.snapshots[plan]).table(["video_id", "clip_id", "view_id", "logits"])
+    keys = [tuple(row.values()) for row in table.select(["video_id", "clip_id", "view_id"]).to_pylist()]
+    logits = column(table, "logits").astype(np.float32)
+    if judge.class_index is not None:
+        logits = logits[:, list(judge.class_index)]
+    rows: dict[str, list[int]] = {name: [] for name in ids}
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        if keys[row][0] in rows:
+            rows[keys[row][0]].append(row)
+    return logits[[rows[name] for name in ids]] if ids else np.empty((0, 1, logits.shape[1]), np.float32)
+
+
+def _validation(context: Context, videos: Videos, views: Views, logits: list[np.ndarray]) -> Any:
+    """Validation labels are trusted unless the recipe injects noise into them."""
+    from pipeline.labels.predictions import Validation
+
+    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
+    if not rows:
+        return None
+    noise = context.recipe.manifest.noise
+    trusted = noise.kind == "none" or "val" not in noise.splits
+    groups = np.array([videos.groups[row] for row in rows])
+    return Validation(np.stack(logits), videos.labels[rows], trusted, groups)
+
+
+def fold_tasks(
+    context: Context, videos: Videos, views: Views, labels: Path, rows: list[int], folds: np.ndarray
+) -> "list[FoldTask]":
+    """One task per fold: train without it, label it and the validation videos."""
+    from pipeline.distill.data import DataSpec
+    from pipeline.distill.spec import Job, Objective
+    from pipeline.flow.fold import FoldTask
+
+    recipe = context.recipe
+    fields = labeller_fields(context)
+    spec = network_spec(recipe.labels.labeller or recipe.teacher, videos.classes)
+    validation = [videos.ids[row] for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
+    tasks = []
+    for fold in range(int(folds.max()) + 1):
+        keep = tuple(videos.ids[row] for row, own in zip(rows, folds, strict=True) if own != fold)
+        inputs = {"labels": videos.label_digest(["train"]), "train": views.digest("train"), "keep": list(keep)}
+        step = Step("fold", "models", FOLD_VERSION, {**fields, "seed": recipe.labels.seed}, inputs)
+        job = Job(
+            name=f"fold-{fold}",
+            key=step.key,
+            network=spec,
+            steps=int(fields["steps"]),
+            objective=Objective(method="supervised"),
+            optimiser=optimiser(recipe.teacher.optimiser),
+            batch_size=recipe.teacher.batch_size,
+            seed=recipe.labels.seed,
+            checkpoint_every=recipe.train.checkpoint_every,
+            log_every=recipe.train.log_every,
+            threads=recipe.train.threads,
+            device=train_device(recipe.train),
+        )
+        data = DataSpec(
+            str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels), keep=keep
+        )
+        held_out = tuple(videos.ids[row] for row, own in zip(rows, folds, strict=True) if own == fold)
+        tasks.append(
+            FoldTask(
+                job,
+                data,
+                str(step.folder(context.workspace)),
+                held_out,
+                str(views.folders["eval"]),
+                views.digest("eval"),
+                tuple(validation),
+                recipe.plan.micro_batch,
+            )
+        )
+    return tasks
+
+
+def run_folds(context: Context, tasks: "list[FoldTask]", timing: Timing) -> None:
+    """The folds in the warm pool, or one after another in this process under `--local`."""
+    from pipeline.flow.fold import run_fold
+
+    if context.local:
+        from pipeline.flow.tasks import Host
+
+        for task in tasks:
+            run_fold(task, Host())
+        return
+    import time
+
+    session, train = context.ray(), context.recipe.train
+    began = time.monotonic()
+    demands = fold_actors(context.recipe, len(tasks), session.capacity())
+    session.require("refine-labels", demands)
+    from pipeline.on_ray.pool import WarmPool
+
+    actors = demands[0]
+    with WarmPool(actors.count, cpus=actors.cpus, gpus=actors.gpus, threads=train.threads) as pool:
+        timing.startup_s += time.monotonic() - began
+        pool.map(run_fold, tasks)
+
+
+def decodable(videos: Videos, views: Views, split: str) -> list[int]:
+    """Positions of the split's videos that have frames (not quarantined), in manifest order."""
+    plan = "train" if split == "train" else "eval"
+    dataset = open_dataset(views.folders[plan], views.digest(plan))
+    there = set(dataset.table(["video_id"]).column("video_id").to_pylist())
+    return [row for row in videos.of(split) if videos.ids[row] in there]
