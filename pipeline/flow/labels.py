@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,9 @@ from pipeline.artifacts.commit import write_table
 from pipeline.artifacts.schemas import labels_schema, tensor_array
 from pipeline.config.base import identity_fields
 from pipeline.flow.context import Context
+from pipeline.flow.folds import Judge, cross_fitted, decodable, judged, labeller_fields
 from pipeline.flow.step import TABLE, Made, Step, Timing, ensure, facts_of
 from pipeline.flow.videos import Videos, Views
-
-if TYPE_CHECKING:
-    from pipeline.flow.folds import Judge, cross_fitted, decodable, judged, labeller_fields
 
 LOG = logging.getLogger(__name__)
 GIVEN_VERSION = REFINE_VERSION = 1

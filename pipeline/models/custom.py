@@ -5,6 +5,7 @@ modules to cut at: `taps`. Naming a factory runs its module: give this only code
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,7 +64,12 @@ def load_factory(name: str) -> Callable[..., Any]:
 
 
 def _make(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
-    body = load_factory(name)(num_classes=num_classes, **arguments)
+    factory = load_factory(name)
+    try:
+        inspect.signature(factory).bind(num_classes=num_classes, **arguments)
+    except TypeError as error:
+        raise ConfigError(f"model {name!r} does not take num_classes and the options given: {error}") from None
+    body = factory(num_classes=num_classes, **arguments)
     if not isinstance(body, nn.Module) or not any(True for _ in body.parameters()):
         raise ConfigError(f"model {name!r} gives a {type(body).__name__}; it must give an nn.Module with parameters")
     return body

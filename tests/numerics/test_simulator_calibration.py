@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.manifest.simulate import SimulateOptions, video_bytes
 
-DIRECTIONS, TRAIN, TEST = 5, 400, 400
+DIRECTIONS, TRAIN, TEST = 5, 320, 320
 SIDE, TIMES = 20, 16
 CHANCE, CLOSE = 1 / DIRECTIONS, 0.05
 
@@ -39,7 +39,7 @@ def videos() -> Videos:
 
 
 def _decoded(data: bytes) -> tuple[np.ndarray, list[float]]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="gray") for frame in container.decode(stream)]
         facts = [np.log(len(data)), len(frames), float(stream.average_rate or 0), stream.width, stream.height]
@@ -54,10 +54,8 @@ def _shrunk(frame: np.ndarray) -> np.ndarray:
 
 def accuracy(features: np.ndarray, labels: np.ndarray) -> float:
     """Test accuracy of ridge regression to one-hot labels; the penalty is as large as the features' total variance."""
-    scale = features[:TRAIN].std(0) + 1e-6
-    unit = np.hstack(
-        [(features - features[:TRAIN].mean(0)) / scale / features.shape[1] ** 0.5, np.ones((len(labels), 1))]
-    )
+    scaled = (features - features[:TRAIN].mean(0)) / (features[:TRAIN].std(0) + 1e-6)
+    unit = np.hstack([scaled / features.shape[1] ** 0.5, np.ones((len(labels), 1))])
     known, target = unit[:TRAIN], np.eye(labels.max() + 1)[labels[:TRAIN]]
     weights = np.linalg.solve(known.T @ known + np.eye(known.shape[1]), known.T @ target)
     return float(np.mean((unit[TRAIN:] @ weights).argmax(1) == labels[TRAIN:]))

@@ -1,12 +1,16 @@
 """Class folders of files that only look like videos (manifest and plan never decode), and recipes over them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.load import build_recipe
 from pipeline.config.recipe import Recipe
 from pipeline.flow.context import Context
+
+ROOT = Path(__file__).parents[3]
 
 
 def class_folders(root: Path, classes: dict[str, int]) -> Path:
@@ -48,3 +52,11 @@ def tree(root: Path, *, folders: bool = False) -> dict[str, tuple[int, int]]:
     """
     paths = [path for path in sorted(root.rglob("*")) if folders or path.is_file()]
     return {str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
+
+
+def python(code: str) -> list[str]:
+    """The lines that a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

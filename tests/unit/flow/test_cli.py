@@ -13,7 +13,7 @@ import pytest
 
 from jobs.cli import COMMANDS, main
 from pipeline.config.load import recipe_yaml
-from tests.unit.flow.small import class_folders, recipe
+from tests.unit.flow.small import class_folders, python, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 Done = subprocess.CompletedProcess[str]
@@ -45,14 +45,6 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         return Done(list(words), code, said.out, said.err)
 
     return command
-
-
-def python(code: str) -> list[str]:
-    """The lines that a fresh interpreter prints."""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 @pytest.fixture
@@ -202,9 +194,7 @@ def test_a_group_on_two_sides_is_refused(written: Path, root: Path, here: Here) 
     assert "1 groups stand on two sides, for example 'g1' in test and train" in said
 
 
-def test_a_workspace_of_a_newer_schema_is_refused(
-    written: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_workspace_of_a_newer_schema_is_refused(written: Path, workspace: Path, here: Here) -> None:
     workspace.mkdir()
     (workspace / "workspace.json").write_text(json.dumps({"schema": "2.0"}))
     for words in (("run",), ("run", "--dry-run")):
@@ -213,9 +203,7 @@ def test_a_workspace_of_a_newer_schema_is_refused(
         assert "reads schema 1.x" in said
 
 
-def test_a_manifests_name_used_with_another_folder_is_refused(
-    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_manifests_name_used_with_another_folder_is_refused(written: Path, tmp_path: Path, here: Here) -> None:
     assert here("manifest", str(written)).returncode == 0
     other = class_folders(tmp_path / "other", {"run": 2, "walk": 2})
     said = refused(here("manifest", str(written), "--set", f"manifest.root={other}"))
@@ -224,7 +212,7 @@ def test_a_manifests_name_used_with_another_folder_is_refused(
 
 
 def test_more_workers_than_this_machine_has_are_refused_with_the_sum(
-    written: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+    written: Path, workspace: Path, here: Here
 ) -> None:
     said = refused(here("run", str(written), "--set", "train.num_workers=500", "--set", "train.batch_size=500"))
     assert "train workers 500 × 1 CPU = 500 CPU" in said

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 from pipeline.flow.plans import PlanView, manifest_step, plan_step, scan, simulate_videos, update_plans
 from pipeline.flow.videos import Videos
 from pipeline.manifest.noise import label_fraction
@@ -170,7 +170,7 @@ def test_one_class_is_refused(tmp_path: Path, workspace: Path) -> None:
 
 
 def test_without_a_simulate_section_nothing_is_simulated(root: Path, workspace: Path) -> None:
-    with pytest.raises(InputError.__base__, match="no simulate section"):  # ConfigError
+    with pytest.raises(ConfigError, match="no simulate section"):
         simulate_videos(recipe(root, workspace))
 
 

@@ -11,7 +11,7 @@ FRAMES = np.stack([numbered_frame(number, (48, 64)) for number in range(20)])
 
 
 def decoded(data: bytes) -> tuple[list[av.VideoFrame], av.VideoStream]:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         return list(container.decode(stream)), stream
 

@@ -80,7 +80,7 @@ def test_a_kill_between_shards_and_tombstones_is_mended(tmp_path: Path, monkeypa
     def killed(folder: Path, name: str, table: object) -> None:
         if name.startswith("tombstones"):
             raise KeyboardInterrupt
-        real(folder, name, table)  # type: ignore[arg-type]
+        real(folder, name, table)
 
     monkeypatch.setattr(plan_module, "_commit", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -91,7 +91,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
 def test_options_that_cannot_be_are_refused() -> None:
     for options in ({"shapes": 5}, {"shapes": 0}, {"shapes": 1, "directions": 1}, {"difficulty": -1.0}):
         with pytest.raises(ConfigError, match="simulate"):
-            SimulateOptions(**options)  # type: ignore[arg-type]
+            SimulateOptions(**options)
 
 
 def test_the_default_is_twenty_classes_in_turn() -> None:
