@@ -20,4 +20,4 @@ def _work(recipe: "Recipe", name: str) -> Path:
     from jobs.commands import walk
     from pipeline.flow.run import to_targets
 
-    return walk(recipe, name, lambda way: to_targets(way).cascade.networks[0].targets.folders["train"])
+    return walk(recipe, name, lambda way: to_targets(way).taught.targets.folders["train"])

@@ -27,13 +27,13 @@ OBJECTIVE = (
 
 
 def manifest_root(recipe: Recipe) -> Path:
-    """The folder of videos: as given, or the simulated set of the workspace."""
+    """The folder of videos: as given, or the simulated set of the workspace. Absolute: workers stand elsewhere."""
     if recipe.manifest.root:
-        return Path(recipe.manifest.root)
+        return Path(recipe.manifest.root).absolute()
     if recipe.simulate is None:
         raise ConfigError("manifest.root is not set: name the folder of videos with --set manifest.root=DIR")
     name = digest(identity_fields(recipe.simulate))[:8]
-    return Path(recipe.workspace) / "videos" / f"simulated-{name}"
+    return Path(recipe.workspace).absolute() / "videos" / f"simulated-{name}"
 
 
 def manifest_name(recipe: Recipe) -> str:

@@ -24,7 +24,7 @@ from pipeline.flow.teacher import Model, fitted_teacher, given_teacher
 from pipeline.flow.videos import Videos, Views
 
 if TYPE_CHECKING:
-    from pipeline.flow.cascade import CascadePlan
+    from pipeline.flow.cascade import CascadePlan, Trained
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +42,14 @@ class Way:
     cascade: "CascadePlan" = field(init=False)
     evaluation: Path = field(init=False)
     stored: Targets | None = None
+
+    @property
+    def taught(self) -> "Trained":
+        """The teacher as the first network of every cascade: with its stored targets."""
+        from pipeline.flow.cascade import Trained
+
+        assert self.stored is not None
+        return Trained("teacher", "teacher", self.teacher, _teacher_steps(self.context.recipe), self.stored)
 
 
 def begin(context: Context) -> Way:
@@ -92,13 +100,18 @@ def to_teacher(way: Way) -> Way:
 
 
 def to_targets(way: Way) -> Way:
-    """The teacher's stored targets, and the cascade that will learn from them (planned, not trained)."""
+    """The teacher's stored targets."""
     to_teacher(way)
-    stored = way.stored = way.stored or _stored(way)
-    from pipeline.flow.cascade import CascadePlanner, Trained
+    way.stored = way.stored or _stored(way)
+    return way
 
-    row = Trained("teacher", "teacher", way.teacher, _teacher_steps(way.context.recipe), stored)
-    way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, row).plan()
+
+def to_cascade(way: Way) -> Way:
+    """The cascade that will learn from them: planned, with an open MLflow run for each network to be trained."""
+    to_targets(way)
+    from pipeline.flow.cascade import CascadePlanner
+
+    way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, way.taught).plan()
     return way
 
 
@@ -124,7 +137,7 @@ def class_index(way: Way) -> tuple[int, ...] | None:
 
 def to_student(way: Way) -> Way:
     """Assistants, student and controls."""
-    to_targets(way)
+    to_cascade(way)
     from pipeline.flow.host import run_tasks
 
     student = way.cascade.student.model

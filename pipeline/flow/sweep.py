@@ -39,7 +39,7 @@ def sweep(way: Any) -> Path:
         raise ConfigError("the recipe has no sweep section: add one (sweep: {trials: 4}) to search")
     _check_space(context.recipe)
     base = trial_recipe(context.recipe, {})
-    teacher: Trained = way.cascade.networks[0]
+    teacher: Trained = way.taught
     inputs = {
         "teacher": teacher.targets.identity,
         "labels": way.labels.name,

@@ -73,8 +73,7 @@ class Session:
 
     def _authenticate(self) -> None:
         if self.address is not None:
-            has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-            os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+            os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
             return
         handle, path = tempfile.mkstemp(prefix="stagedkd-ray-token-")  # mode 600
         with os.fdopen(handle, "w") as stream:
@@ -131,13 +130,20 @@ class Session:
             self._token.unlink(missing_ok=True)
 
 
+def _has_token() -> bool:
+    """Whether this user has a token for a cluster: the places where Ray looks. An open cluster takes one, too."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or Path("~/.ray/auth_token").expanduser().is_file()
+
+
 def _join(address: str) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
     try:
         ray.init(address=address, logging_level=logging.WARNING)
-    except ConnectionError as error:
-        raise JobError(f"no Ray cluster answers at cluster.address = {address}: {error}") from error
+    except (ConnectionError, AuthenticationError) as error:
+        raise JobError(f"no Ray cluster lets us in at cluster.address = {address}: {error}") from error
 
 
 def _cap(value: float, limit: float | None) -> float:

@@ -27,12 +27,12 @@ def student_task(main: Main) -> TrainTask:
     """The student's task as the main job ran it in its worker group."""
     from pipeline.config.load import read_recipe
     from pipeline.flow.context import Context
-    from pipeline.flow.run import begin, to_targets
+    from pipeline.flow.run import begin, to_cascade
     from tests.integration.conftest import DEBUG
 
     recipe = read_recipe(DEBUG, [f"{path}={value}" for path, value in main.sets(tracking__enabled="false").items()])
     context = Context.open(recipe, "hosts")
-    way = to_targets(begin(context))
+    way = to_cascade(begin(context))
     assert all(timing.skipped for timing in context.timings), context.timings
     return next(task for task in way.cascade.tasks if isinstance(task, TrainTask) and task.job.name == "student")
 

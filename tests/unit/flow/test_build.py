@@ -12,9 +12,10 @@ from pipeline.flow import build
 
 
 def test_the_root_is_the_given_folder_or_the_simulated_set_of_the_workspace() -> None:
-    assert build.manifest_root(build_recipe({"manifest": {"root": "here"}, "simulate": {}})) == Path("here")
+    """Absolute, since workers stand elsewhere."""
+    assert build.manifest_root(build_recipe({"manifest": {"root": "here"}, "simulate": {}})) == Path("here").absolute()
     one = build.manifest_root(build_recipe({"workspace": "w", "simulate": {"train": 10}}))
-    assert one.parent == Path("w/videos")
+    assert one.parent == Path("w/videos").absolute()
     assert one.name.startswith("simulated-")
     assert build.manifest_root(build_recipe({"workspace": "w", "simulate": {"train": 11}})) != one
     assert build.manifest_root(build_recipe({"workspace": "w", "simulate": {"train": 10, "workers": 7}})) == one
