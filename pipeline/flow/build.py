@@ -41,7 +41,8 @@ def manifest_name(recipe: Recipe) -> str:
 
 
 def view_policy(recipe: Recipe, plan: str) -> ViewPolicy:
-    """The policy of the `train` or the `eval` plan."""
+    """The policy of the `train` or the `eval` plan. ConfigError where a network wants more pixels than it gives."""
+    _refuse_upscaling(recipe)
     views = recipe.views
     return ViewPolicy(
         kind=plan,
@@ -56,6 +57,18 @@ def view_policy(recipe: Recipe, plan: str) -> ViewPolicy:
         overflow=views.overflow,
         seed=views.seed,
     )
+
+
+def _refuse_upscaling(recipe: Recipe) -> None:
+    raster, labeller = recipe.views.size, recipe.labels.labeller
+    networks = {"teacher": recipe.teacher, "assistants": recipe.assistants, "student": recipe.student}
+    for name, network in {**networks, "labels.labeller": labeller}.items():
+        wanted = network.transform.size if network is not None else None
+        if wanted and (wanted[0] > raster[0] or wanted[1] > raster[1]) and not recipe.views.allow_upscale:
+            raise ConfigError(
+                f"{name}.transform.size is {wanted[0]}×{wanted[1]}, but views.size is {raster[0]}×{raster[1]}: no "
+                "network sees more than the raster holds. Raise views.size, or set views.allow_upscale: true"
+            )
 
 
 def planned_splits(recipe: Recipe, plan: str) -> tuple[str, ...]:

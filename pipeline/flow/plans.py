@@ -1,5 +1,6 @@
 """The first steps: simulated videos where the recipe asks for them, the manifest, both plans; without torch."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,8 +76,9 @@ def manifest_step(recipe: Recipe) -> Step:
 def plan_step(recipe: Recipe, plan: str) -> Step:
     """The (growing) plan of one view policy."""
     policy = view_policy(recipe, plan)
-    fields = {name: getattr(policy, name) for name in type(policy).__dataclass_fields__}
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    fields = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    # What is at its default stays out, so that a field added later leaves old keys as they are.
+    fields = {f.name: fields[f.name] for f in dataclasses.fields(policy) if fields[f.name] != f.default}
     fields |= {"shard_views": recipe.plan.shard_views, "micro_batch": recipe.plan.micro_batch}
     fields["splits"] = list(planned_splits(recipe, plan))
     return Step("plan", "plan", PLAN_VERSION, fields, {"manifest": manifest_step(recipe).key}, {"plan": plan})

@@ -235,9 +235,13 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample(way: Way) -> str:
-    """One test video, for the line that shows `predict`."""
-    rows = way.videos.of("test") or way.videos.of("val", "train")
-    return str(way.videos.root / way.videos.uris[rows[0]])
+    """One readable test video, for the line that shows `predict`."""
+    from pipeline.flow.evaluate import quarantine_rows
+
+    lost = {row["video_id"] for row in quarantine_rows(way.views)}
+    rows = [*way.videos.of("test"), *way.videos.of("val"), *way.videos.of("train")]
+    row = next(row for row in rows if way.videos.ids[row] not in lost)
+    return str(way.videos.root / way.videos.uris[row])
 
 
 def _track(context: Context, way: Way, exported: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.files import replace
+from pipeline.artifacts.files import read_if_present, replace
 from pipeline.config.base import identity_fields
 from pipeline.config.load import build_recipe, known_paths, recipe_yaml
 from pipeline.config.recipe import Recipe
@@ -148,8 +148,10 @@ def _publish(context: Context, found: Path) -> None:
     """Copies for the eye: runs/<name>/sweep.json and winner.yaml."""
     folder = context.workspace.run(context.name)
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / "sweep.json", (found / RESULTS).read_bytes())
-    replace(folder / "winner.yaml", (found / "winner.yaml").read_bytes())
+    for name, copy in ((RESULTS, "sweep.json"), ("winner.yaml", "winner.yaml")):
+        data = (found / name).read_bytes()
+        if read_if_present(folder / copy) != data:
+            replace(folder / copy, data)
 
 
 class Trial:

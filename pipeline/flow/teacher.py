@@ -111,7 +111,8 @@ def _save_given(context: Context, classes: tuple[str, ...], folder: Path, attemp
     section = context.recipe.teacher
     network = build_network(network_spec(section, classes), seed=section.seed)
     (folder / attempt).mkdir()
-    save_network(folder / attempt, network, extras(context, saw_labels=section.saw_labels))
+    # No raster: it is the recipe's, and the same weights serve recipes with others.
+    save_network(folder / attempt, network, {"saw_labels": section.saw_labels})
     return files_of(folder, attempt), {"name": "teacher"}
 
 

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -140,9 +141,12 @@ def _join(address: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit():  # not "auto"; Ray itself would knock at a closed door for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, logging_level=logging.WARNING)
-    except (ConnectionError, AuthenticationError) as error:
+    except (OSError, AuthenticationError) as error:
         raise JobError(f"no Ray cluster lets us in at cluster.address = {address}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -43,12 +44,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     start += ["--include-dashboard=true", f"--dashboard-port={_free_port()}", "--disable-usage-stats"]
     # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` stops every Ray.
     whole = os.environ | env | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}"}
-    with subprocess.Popen(start, env=whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(start, env=whole, stdout=quiet, stderr=quiet, start_new_session=True) as process:
         os.environ.update(env)
         _wait_for(port, process)
         yield Head(f"127.0.0.1:{port}", env)
-        process.terminate()
-        process.wait(timeout=60)
+        # At once: a polite end takes half a minute. Ray's processes end when their parents are gone.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:

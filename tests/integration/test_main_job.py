@@ -247,7 +247,8 @@ def test_a_teacher_with_permuted_classes_gives_the_identical_student(main: Main,
     save_network(tmp_path / "permuted", permuted, {})
     students = []
     for teacher in (given["teacher.weights"], tmp_path / "permuted"):
-        done = main.run("distill", **(given | {"teacher.weights": teacher}))
+        sets = main.sets(**(given | {"teacher.weights": teacher}))
+        done = drive([*arguments("distill", DEBUG, sets), "--local"], env=main.head.env)
         assert done.code == 0, done.err[-3000:]
         students.append(weights(main.workspace, Path(done.last).name))
     assert students[0] == students[1]

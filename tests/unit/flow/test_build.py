@@ -42,6 +42,17 @@ def test_policies_of_both_plans() -> None:
     assert (evaluation.overflow, evaluation.seed) == ("wrap", 9)
 
 
+@pytest.mark.parametrize("section", ["teacher", "student", "assistants", "labels.labeller"])
+def test_a_network_that_wants_more_pixels_than_the_raster_has_is_refused(section: str) -> None:
+    network = {"model": "compact", "transform": {"size": [32, 49]}}
+    values = {"labels": {"labeller": network}} if "." in section else {section: network}
+    with pytest.raises(ConfigError, match=rf"{section}\.transform\.size is 32×49, but views\.size is 32×48"):
+        build.view_policy(build_recipe({"views": {"size": [32, 48]}, **values}), "train")
+    allowed = {"views": {"size": [32, 48], "allow_upscale": True}, **values}
+    assert build.view_policy(build_recipe(allowed), "train").size == (32, 48)
+    assert build.view_policy(build_recipe({"views": {"size": [32, 49]}, **values}), "eval").size == (32, 49)
+
+
 def test_training_views_are_for_training_videos() -> None:
     recipe = build_recipe({"views": {"eval": {"splits": ["val", "test"]}}})
     assert build.planned_splits(recipe, "train") == ("train",)
