@@ -79,7 +79,6 @@ class Sweep(Section):
     nested_trials: int = Field(1, ge=0)
     steps: int | None = Field(None, ge=1)
     searcher: Literal["optuna", "random"] = "optuna"
-    scheduler: Literal["asha", "none"] = "none"
     seed: int = 0
     max_concurrent: int = runtime(2, ge=1)
     space: dict[str, Axis] = {

@@ -98,8 +98,13 @@ def network_spec(network: Network, classes: tuple[str, ...]) -> Any:
         classes=classes,
         options=dict(network.options),
         transform=transform,
-        weights=network.weights,
+        weights=_weights(network.weights),
     )
+
+
+def _weights(named: str | None) -> str | None:
+    """A name of the library as it is, a path made absolute: workers stand elsewhere."""
+    return str(Path(named).absolute()) if named is not None and Path(named).exists() else named
 
 
 def optimiser(section: Optimiser) -> Any:

@@ -11,25 +11,33 @@ from pipeline.config.base import identity_fields
 from pipeline.flow.cascade import CascadePlan
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import read_metrics
+from pipeline.flow.labels import refinement_report
 from pipeline.flow.step import Made, Step, content, ensure, files_of
 from pipeline.flow.videos import Videos, Views
 
 VERSION = 1
 
 
-def export(context: Context, videos: Videos, views: Views, plan: CascadePlan, evaluation: Path) -> Path:
+def export(context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path) -> Path:
     """The export artefact; its files lie in the folder that the returned path names."""
     inputs = {"student": plan.student.model.key, "evaluation": evaluation.name}
     fields = identity_fields(context.recipe.export)
     step = Step("export", "export", VERSION, fields, inputs, {"manifest": videos.key})
     context.keys["export"] = step.key
-    work = lambda folder, attempt: _export(context, videos, views, plan, evaluation, folder, attempt)  # noqa: E731
+    work = lambda folder, attempt: _export(context, videos, views, labels, plan, evaluation, folder, attempt)  # noqa: E731
     folder = ensure(step, context.workspace, work, context.timing("export"))
     return content(folder)
 
 
 def _export(
-    context: Context, videos: Videos, views: Views, plan: CascadePlan, evaluation: Path, folder: Path, attempt: str
+    context: Context,
+    videos: Videos,
+    views: Views,
+    labels: Path,
+    plan: CascadePlan,
+    evaluation: Path,
+    folder: Path,
+    attempt: str,
 ) -> Made:
     from pipeline.export.export import export_student
 
@@ -39,7 +47,7 @@ def _export(
         content(plan.student.model.folder),
         folder / attempt,
         some_frames(views, 32),
-        _facts(context, videos, plan, evaluation),
+        _facts(context, videos, labels, plan, evaluation),
         onnx=section.onnx,
         tolerance=section.tolerance,
     )
@@ -57,7 +65,15 @@ def some_frames(views: Views, count: int) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate(parts)[:count])
 
 
-def _facts(context: Context, videos: Videos, plan: CascadePlan, evaluation: Path) -> Any:
+def _labels(folder: Path) -> str:
+    """What became of the given labels."""
+    found = refinement_report(folder)
+    if found["choice"] == "none":
+        return f"as given ({found['reason']})"
+    return f"refined with channel {found['choice']}, {found['flips']} of {found['videos']} changed"
+
+
+def _facts(context: Context, videos: Videos, labels: Path, plan: CascadePlan, evaluation: Path) -> Any:
     from pipeline.export.card import CardFacts
 
     recipe = context.recipe
@@ -72,7 +88,7 @@ def _facts(context: Context, videos: Videos, plan: CascadePlan, evaluation: Path
         teacher=recipe.teacher.model,
         teacher_digest=teacher.key,
         method=f"staged distillation, schedule {recipe.distill.schedule}, K = {recipe.cascade.K}",
-        labels=f"refined with channel {recipe.labels.channel}" if recipe.labels.channel != "none" else "as given",
+        labels=_labels(labels),
         metrics=entry["metrics"],
         cost=entry["cost"],
     )

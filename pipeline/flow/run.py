@@ -160,7 +160,7 @@ def export_step(way: Way) -> Path:
     to_evaluation(way)
     from pipeline.flow.export import export
 
-    return export(way.context, way.videos, way.views, way.cascade, way.evaluation)
+    return export(way.context, way.videos, way.views, way.labels, way.cascade, way.evaluation)
 
 
 def report_step(way: Way) -> Path:

@@ -28,7 +28,7 @@ from pipeline.flow.tasks import Host, execute
 LOG = logging.getLogger(__name__)
 VERSION = 1
 RESULTS = "results.json"
-SEARCHABLE = ("distill.", "cascade.", "train.", "labels.", "student.")
+SEARCHABLE = ("distill.", "cascade.", "train.", "student.")  # a trial takes teacher and labels as they stand
 
 
 def sweep(way: Any) -> Path:
@@ -98,10 +98,9 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
         section.trials - nested,
         nested,
         section.searcher,
-        section.scheduler,
         section.seed,
         demands[0].count,
-        section.steps or context.recipe.train.steps,
+        float(train_device(context.recipe.train) == "cuda"),
     )
     tracker = context.track()
     parent = tracker.start_run("sweep", parent=context.parent_run)

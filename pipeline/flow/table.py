@@ -42,7 +42,7 @@ def _seconds(summary: dict[str, Any]) -> list[str]:
 def _next(workspace: Workspace, folder: Path, summary: dict[str, Any]) -> list[str]:
     return [
         f"report:        {folder / 'report.html'}",
-        f"MLflow:        .venv/bin/mlflow server --backend-store-uri {workspace.tracking_uri} --port 5000",
+        f"MLflow:        .venv/bin/mlflow server --backend-store-uri {workspace.tracking_uri} --port 5000 --workers 1",
         f"try it:        .venv/bin/stagedkd predict {summary['sample']} --model {workspace.root / summary['export']}",
         "your videos:   .venv/bin/stagedkd run jobs/recipes/videos.yaml --set manifest.root=DIR",
     ]

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.layout import write_about
 from pipeline.artifacts.snapshot import pin
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import device
 from pipeline.flow.context import Context
-from pipeline.flow.step import TABLE, Step
+from pipeline.flow.step import TABLE, Step, describe
 from pipeline.flow.teacher import Model
 from pipeline.flow.videos import Views
 
@@ -50,6 +51,8 @@ def network_targets(context: Context, views: Views, model: Model) -> Targets:
     run_device = device(context.recipe.train.device)
     steps = {plan: targets_step(context, views.keys[plan], model.key, run_device, "float32") for plan in views.folders}
     folders = {plan: step.folder(context.workspace) for plan, step in steps.items()}
+    for plan, step in steps.items():
+        write_about(folders[plan], describe(step))
     # What it says follows from its key and the views it looks at.
     identity = f"{steps['train'].key}@{views.digest('train')}"
     return Targets(folders, identity, statistics_step(identity).folder(context.workspace))

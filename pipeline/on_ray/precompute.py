@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
+from pipeline.errors import JobError
 from pipeline.on_ray.capacity import READ_CPUS, Demand
 
 MAX_BLOCKS = 10_000
@@ -69,8 +71,21 @@ def stream(
             num_gpus=pools.teacher.gpus or None,
             fn_constructor_kwargs={"build": teacher},
         )
-    for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-        yield {name: _plain(values[0]) for name, values in batch.items()}
+    try:
+        for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
+            yield {name: _plain(values[0]) for name, values in batch.items()}
+    except RayError as error:
+        raise JobError(
+            f"the graph stopped: {_cause(error)}; what is committed stays, the same command goes on from there"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error in one line: Ray wraps what a stage raised several times."""
+    cause: BaseException | None = error
+    while cause is not None:
+        error, cause = cause, getattr(cause, "cause", None) or cause.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
 
 
 def _configure() -> None:

@@ -5,6 +5,8 @@ is a driver of 0.01 CPU that starts a TorchTrainer, one at a time: were its driv
 wait for each other's workers for ever. A second pass takes what the first has found along.
 """
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +15,6 @@ from typing import Any
 
 import ray.tune
 from ray.tune import RunConfig, TuneConfig, Tuner
-from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -44,10 +45,9 @@ class Plan:
     own: int
     nested: int
     searcher: str
-    scheduler: str
     seed: int
     max_concurrent: int
-    steps: int
+    gpus: float = 0.0
 
 
 @dataclass
@@ -66,11 +66,12 @@ class Outcome:
 def search(own: Trial, nested: Trial, space: Mapping[str, Axis], plan: Plan) -> list[Outcome]:
     """Run both passes; outcomes in the order in which they were started.
 
-    A trial reports its score (higher is better) under "score" and may report it earlier with "step" for ASHA. Raises
-    JobError when every trial failed.
+    A trial returns its score (higher is better) under "score". Raises JobError when every trial failed. Tune's own
+    tables go to stderr: stdout is for the command's result.
     """
-    found = _run_pass(own, space, plan, plan.own, [], nested=False) if plan.own else []
-    found += _run_pass(nested, space, plan, plan.nested, found, nested=True) if plan.nested else []
+    with contextlib.redirect_stdout(sys.stderr):
+        found = _run_pass(own, space, plan, plan.own, [], nested=False) if plan.own else []
+        found += _run_pass(nested, space, plan, plan.nested, found, nested=True) if plan.nested else []
     if not any(outcome.score is not None for outcome in found):
         raise JobError("every trial of the sweep failed: " + "; ".join(sorted({o.error for o in found if o.error})))
     return found
@@ -86,13 +87,12 @@ def _run_pass(
         num_samples=count,
         max_concurrent_trials=limit if plan.searcher == "optuna" else None,
         search_alg=_searcher(space, plan, before, limit),
-        scheduler=_scheduler(plan),
         reuse_actors=not nested,
     )
     with tempfile.TemporaryDirectory(prefix="stagedkd-tune-") as storage:
         run = RunConfig(name="nested" if nested else "own", storage_path=str(Path(storage).resolve()), verbose=0)
         samplers = {} if plan.searcher == "optuna" else {name: axis.sampler() for name, axis in space.items()}
-        trainable = ray.tune.with_resources(_Trainable(trial), {"CPU": cpus})
+        trainable = ray.tune.with_resources(_Trainable(trial), {"CPU": cpus, "GPU": 0.0 if nested else plan.gpus})
         results = Tuner(trainable, param_space=samplers, tune_config=config, run_config=run).fit()
     return [_outcome(results[index], nested) for index in range(len(results))]
 
@@ -119,12 +119,6 @@ def _searcher(
         points_to_evaluate=[outcome.values for outcome in known] or None,
         evaluated_rewards=[outcome.score for outcome in known] or None,
     )
-
-
-def _scheduler(plan: Plan) -> ASHAScheduler | None:
-    if plan.scheduler == "none":
-        return None
-    return ASHAScheduler(time_attr="step", max_t=plan.steps, grace_period=max(1, plan.steps // 4), reduction_factor=2)
 
 
 def _outcome(result: Any, nested: bool) -> Outcome:
