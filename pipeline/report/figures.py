@@ -93,7 +93,7 @@ def _cost_axes(axes: Axes, rows: Sequence[NetworkRow], log_flops: np.ndarray, wi
     ticks = round_values(*axes.get_xlim())
     axes.set_xticks(np.log10(ticks), [count(value).replace(".00 ", " ").replace(".0 ", " ") for value in ticks])
     axes.set_yticks([value for value in axes.get_yticks() if axes.get_ylim()[0] <= value <= 1.0])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if half > 0.03 else 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("FLOPs per clip (logarithmic)")
     axes.set_ylabel("top-1 per video, test")
 
