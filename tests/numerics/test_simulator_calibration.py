@@ -20,7 +20,7 @@ CHANCE, CLOSE = 1 / DIRECTIONS, 0.05
 
 @dataclass(frozen=True)
 class Videos:
-    """grey: float32 (N, T, S, S), the first frames at a common size; facts: (N, 6) of the files; labels."""
+    """grey: float32 (N, T, S, S), the first frames at one size; facts: (N, 6) of the files; labels."""
 
     grey: np.ndarray
     facts: np.ndarray
@@ -41,7 +41,7 @@ def videos() -> Videos:
 def _decoded(data: bytes) -> tuple[np.ndarray, list[float]]:
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
-        frames = [frame.to_ndarray(format="gray") for frame in container.decode(stream)]
+        frames = [frame.to_ndarray()[: frame.height] for frame in container.decode(stream)]  # brightness of yuv420p
         facts = [np.log(len(data)), len(frames), float(stream.average_rate or 0), stream.width, stream.height]
     return np.stack([_shrunk(frame) for frame in frames[:TIMES]]), [*facts, np.log(len(data) / len(frames))]
 
