@@ -4,6 +4,7 @@ The driver creates the store, the parent run and its stage runs; workers receive
 their own. A fresh SQLite file opened by several processes at once breaks, so `open` is called before any worker starts.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import InputError
 
+LOG = logging.getLogger(__name__)
 MAX_PARAM = 500
 MAX_BATCH = 1000
 
@@ -68,6 +70,7 @@ class Tracker:
         if self.uri is None or not run_id or not records:
             return
         from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
 
         now = _now()
         entries = [
@@ -77,8 +80,12 @@ class Tracker:
             if key != "step" and value == value
         ]
         client = _client(self.uri)
-        for start in range(0, len(entries), MAX_BATCH):
-            client.log_batch(run_id, metrics=entries[start : start + MAX_BATCH])
+        try:
+            for start in range(0, len(entries), MAX_BATCH):
+                client.log_batch(run_id, metrics=entries[start : start + MAX_BATCH])
+        except MlflowException as error:
+            # A record that is away for a while must not end a training: the history also lies beside the model.
+            LOG.warning("MLflow did not take %d metrics of run %s: %s", len(entries), run_id, error)
 
     def artefact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file or folder into the run."""

@@ -42,6 +42,13 @@ def test_the_same_experiment_is_opened_again(tracker: Tracker, tmp_path: Path) -
     assert Tracker.open(tracker.uri, "some", tmp_path).experiment_id == tracker.experiment_id
 
 
+def test_metrics_that_the_store_refuses_are_a_warning_and_no_end(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker.log_history("0" * 32, [{"step": 1.0, "loss": 1.0}])
+    assert "did not take 1 metrics" in caplog.text
+
+
 def test_without_a_store_nothing_is_written() -> None:
     silent = Tracker(None)
     run = silent.start_run("main", {"a": 1})
