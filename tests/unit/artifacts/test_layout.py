@@ -8,21 +8,21 @@ from pipeline.errors import ConfigError, InputError
 
 
 def test_open_makes_a_workspace_and_opens_it_again(tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path / "work")
-    assert json.loads((tmp_path / "work" / "workspace.json").read_text()) == {"schema": SCHEMA}
-    assert Workspace.open(str(tmp_path / "work")) == workspace
-    assert workspace.store("targets", "ab12") == tmp_path / "work" / "store" / "targets" / "ab12"
-    assert workspace.run("demo-1a2b") == tmp_path / "work" / "runs" / "demo-1a2b"
-    assert workspace.tracking_uri == f"sqlite:///{tmp_path}/work/mlflow.db"
+    workspace = Workspace.open(tmp_path / "space")
+    assert json.loads((tmp_path / "space" / "workspace.json").read_text()) == {"schema": SCHEMA}
+    assert Workspace.open(str(tmp_path / "space")) == workspace
+    assert workspace.store("targets", "ab12") == tmp_path / "space" / "store" / "targets" / "ab12"
+    assert workspace.run("demo-1a2b") == tmp_path / "space" / "runs" / "demo-1a2b"
+    assert workspace.tracking_uri == f"sqlite:///{tmp_path}/space/mlflow.db"
 
 
 def test_a_relative_root_stays_right_after_a_change_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    workspace = Workspace.open("work")
+    workspace = Workspace.open("space")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert workspace.tracking_uri == f"sqlite:///{tmp_path}/work/mlflow.db"
-    assert workspace.store("plan", "k").is_relative_to(tmp_path / "work")
+    assert workspace.tracking_uri == f"sqlite:///{tmp_path}/space/mlflow.db"
+    assert workspace.store("plan", "k").is_relative_to(tmp_path / "space")
 
 
 def test_a_newer_major_is_refused_by_name_and_a_newer_minor_is_read(tmp_path: Path) -> None:
