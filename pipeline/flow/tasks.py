@@ -99,9 +99,13 @@ class _Reporter:
         self._sent, self._said = 0.0, time.monotonic()
 
     def _before(self) -> list[dict[str, float]]:
-        """What an attempt that was killed had logged; a torn last line is dropped."""
-        lines = self.file.read_text().split("\n")[:-1] if self.file.is_file() else []
-        return [json.loads(line) for line in lines]
+        """What an attempt that was killed had logged; a torn last line is cut off, since lines are appended to it."""
+        if not self.file.is_file():
+            return []
+        whole, _, torn = self.file.read_text().rpartition("\n")
+        if torn:
+            self.file.write_text(f"{whole}\n" if whole else "")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         record = {"step": float(step), **{name: float(value) for name, value in metrics.items()}}
