@@ -112,9 +112,7 @@ def _has_history(network: Trained) -> bool:
 
 def _curves(network: Trained) -> Curves:
     stored = json.loads((content(network.model.folder) / "metrics.json").read_text())
-    phases = [
-        PhaseSpan(f"phase {p['index'] + 1}", p["first_step"], p["stop"]) for p in stored["final"].get("phases", [])
-    ]
+    phases = [PhaseSpan(f"phase {number}", *span) for number, span in enumerate(stored["phases"], start=1)]
     return Curves.from_records(network.name, stored["history"], phases)
 
 
