@@ -149,6 +149,7 @@ _REPLAY = (
     _needed("flip", pa.bool_()),
     _needed("reader", pa.string()),
 )
+REPLAY = tuple(item.name for item in _REPLAY)
 
 
 def frames_schema(num_frames: int, height: int, width: int) -> pa.Schema:

@@ -15,7 +15,7 @@ class Labels(Section):
     """
 
     channel: Literal["auto", "scalar", "full", "mix", "none"] = "auto"
-    mix: float = Field(0.5, ge=0, le=1)
+    mix: float = Field(0.7, gt=0, le=1, description="share of the labeller; at one half or less no label can flip")
     labeller: Network | None = None
     cross_fit: bool = True
     folds: int = Field(3, ge=2, le=10)

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts.schemas import check_schema, column, targets_schema, tensor_array
+from pipeline.artifacts.schemas import REPLAY, check_schema, column, targets_schema, tensor_array
 from pipeline.errors import ConfigError, JobError
 
 DTYPES = ("float16", "float32")
-REPLAY = ("clip_id", "view_id", "video_id", "times", "indices", "crop", "flip", "reader")
 
 
 class Decoded(NamedTuple):

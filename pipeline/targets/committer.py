@@ -17,8 +17,6 @@ from pipeline.artifacts.commit import DataObject, Marker, commit, new_attempt, r
 from pipeline.artifacts.schemas import QUARANTINE
 from pipeline.targets.codec import encode
 
-NO_FRAMES = "no micro-batch may be planned twice"
-
 
 @dataclass
 class ShardCommitter:

@@ -7,7 +7,7 @@ soon as a marker names it. Where a committed part is named in the row, it is rea
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ import pyarrow as pa
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from pipeline.artifacts.commit import DataObject, new_attempt, read_object, write_table
-from pipeline.artifacts.schemas import column, frames_schema, tensor_array
+from pipeline.artifacts.schemas import REPLAY, column, frames_schema, tensor_array
 from pipeline.video.raster import RasterView
 from pipeline.video.sandbox import DecodeChild, DecodeFailure
 from pipeline.video.views import ViewPolicy, draw
 
-REPLAY = ("clip_id", "view_id", "video_id", "times", "indices", "crop", "flip", "reader")
 with_backoff = retry(
     retry=retry_if_exception_type(OSError), stop=stop_after_attempt(4), wait=wait_exponential(0.5, max=8), reraise=True
 )
@@ -118,11 +117,6 @@ def replay_rows(table: pa.Table) -> list[dict[str, Any]]:
     crops = column(table, "crop")
     plain = table.select([name for name in REPLAY if name != "crop"]).to_pylist()
     return [row | {"crop": [float(edge) for edge in crop]} for row, crop in zip(plain, crops, strict=True)]
-
-
-def with_pixels(job: FramesJob) -> FramesJob:
-    """The same job, handing the rasters on to a teacher."""
-    return replace(job, keep_pixels=True)
 
 
 def _replay(video_id: str, view: RasterView) -> dict[str, Any]:
