@@ -43,17 +43,27 @@ class Student(Network):
     model: str = "compact"
 
 
-class Teacher(Network):
+class GivenTeacher(Network):
+    """A network that is taken as it is: `weights` by name of the library, a file, or a folder.
+
+    `classes` names the file with its class names, one a line; without it those of the weights, else the manifest's, are
+    meant. `labeler` says that the factory of `module:factory` gives a callable from rasters to logits and features
+    (see pipeline/README.md) instead of a torch module.
+    """
+
+    classes: str | None = None
+    labeler: bool = False
+
+
+class Teacher(GivenTeacher):
     """The large network. `fit: false` takes `weights` as they are.
 
-    `classes` names the file with its class names, one a line; without it the manifest's are meant.
     `saw_labels` declares whether those weights were ever fitted on this manifest's labels: where they were, their own
     predictions cannot refine those labels.
     """
 
     model: str = "compact"
     fit: bool = True
-    classes: str | None = None
     saw_labels: bool = True
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)

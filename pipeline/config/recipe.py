@@ -4,7 +4,7 @@ from pipeline.config.base import Section, runtime
 from pipeline.config.data import Classes, Manifest, Plan, Simulate, Views
 from pipeline.config.method import Cascade, Distill, Labels, Sweep
 from pipeline.config.networks import Network, Student, Teacher, Train
-from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Tracking
+from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Storage, Tracking
 
 
 class Recipe(Section):
@@ -12,6 +12,7 @@ class Recipe(Section):
 
     workspace: str = runtime("workspace")
     run: Run = Run()
+    storage: Storage = Storage()
     simulate: Simulate | None = None
     manifest: Manifest = Manifest()
     classes: Classes = Classes()

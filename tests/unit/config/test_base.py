@@ -11,18 +11,44 @@ from pipeline.config.recipe import Recipe
 from pipeline.config.runs import Cluster, Precompute
 
 RUNTIME = """
-    cluster.address cluster.dashboard cluster.expect.CPU cluster.expect.GPU cluster.max_cpus cluster.max_gpus
-    cluster.startup_timeout
-    evaluate.latency_runs
-    manifest.root
-    precompute.deadline precompute.decode_cpus precompute.decoders precompute.teacher_cpus precompute.teachers
-    run.name
-    simulate.workers
-    sweep.max_concurrent
-    tracking.enabled tracking.experiment tracking.uri
-    train.checkpoint_every train.cpus_per_worker train.data train.log_every train.max_failures train.memory_limit
-    train.num_workers
-    workspace
+cluster.address
+cluster.dashboard
+cluster.expect.CPU
+cluster.expect.GPU
+cluster.max_cpus
+cluster.max_gpus
+cluster.startup_timeout
+evaluate.latency_runs
+manifest.root
+precompute.deadline
+precompute.decode_cpus
+precompute.decoders
+precompute.limits.file_megabytes
+precompute.limits.frame_pixels
+precompute.limits.frames
+precompute.limits.memory_megabytes
+precompute.max_bad_share
+precompute.min_decoders
+precompute.min_teachers
+precompute.open_shards
+precompute.teacher_cpus
+precompute.teachers
+run.name
+simulate.workers
+storage.root
+storage.single_writer
+sweep.max_concurrent
+tracking.enabled
+tracking.experiment
+tracking.uri
+train.checkpoint_every
+train.cpus_per_worker
+train.data
+train.log_every
+train.max_failures
+train.memory_limit
+train.num_workers
+workspace
 """
 
 
