@@ -18,12 +18,16 @@ COMMANDS = {
     "refine-labels": "Fit fold models and refine the labels.",
     "fit-teacher": "Fit the teacher on the refined labels.",
     "precompute": "Decode the views and store the teacher's targets.",
+    "verify": "Check stored targets against plan, teacher and videos.",
     "distill": "Train assistants, student and controls from stored targets.",
     "evaluate": "Read the evaluation split once and write the metrics.",
     "report": "Write the HTML page of a run.",
     "export": "Write the student as safetensors and torch.export program, with a model card.",
     "sweep": "Search substage weights and cascade depth on the validation split.",
+    "compact": "Gather small files of frames and targets in large ones.",
+    "gc": "List, or delete, what no marker and no run refers to.",
     "predict": "Top-5 classes of any video file.",
+    "bench": "Measure on this machine, and print tables.",
 }
 
 

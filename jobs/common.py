@@ -23,9 +23,18 @@ Local = Annotated[bool, Parameter(name="--local", negative=(), help="Train in th
 
 
 def start(
-    recipe: Path, sets: list[str] | None, dry_run: bool, print_config: bool, work: Callable[[Recipe, str], object]
+    recipe: Path,
+    sets: list[str] | None,
+    dry_run: bool,
+    print_config: bool,
+    work: Callable[[Recipe, str], object],
+    *,
+    probe: bool = False,
 ) -> None:
-    """Read the recipe and do what was asked; `work(recipe, name)` returns the artefact's path, printed last."""
+    """Read the recipe and do what was asked; `work(recipe, name)` returns the artefact's path, printed last.
+
+    `probe`: a dry run decodes a few videos to estimate the cost of decoding all.
+    """
     resolved = read_recipe(recipe, sets or [])
     if print_config:
         print(recipe_yaml(resolved), end="")
@@ -33,7 +42,7 @@ def start(
     if dry_run:
         from pipeline.flow.dry_run import describe
 
-        print(describe(resolved, recipe.stem))
+        print(describe(resolved, recipe.stem, probe=probe))
         return
     print(work(resolved, recipe.stem))
     sys.stdout.flush()

@@ -19,6 +19,6 @@ def main(
 def _work(recipe: "Recipe", name: str) -> Path:
     from jobs.commands import walk
     from pipeline.flow.run import to_evaluation
-    from pipeline.flow.step import content
+    from pipeline.flow.step import inside
 
-    return walk(recipe, name, lambda way: content(to_evaluation(way).evaluation))
+    return walk(recipe, name, lambda way: inside(to_evaluation(way).evaluation))

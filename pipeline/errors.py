@@ -28,3 +28,7 @@ class CapacityError(ConfigError):
 
 class JobError(StagedKDError, RuntimeError):
     """A job failed or was lost to another owner; what was committed stays and the same command goes on from there."""
+
+
+class StorageError(JobError, OSError):
+    """An object store refused or did not answer for long: nothing about the file itself, so never a quarantine."""

@@ -4,9 +4,10 @@ A file that no marker names does not exist. Two attempts at one shard may both w
 other's files are ignored (and removed by gc). Nothing is ever renamed over something else.
 """
 
+import hashlib
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -14,29 +15,40 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts.files import create_if_absent, publish
+from pipeline.artifacts.files import create_if_absent, listing, publish, read_if_present, read_many, size_of
 from pipeline.artifacts.identity import canonical_json, file_digest
-from pipeline.artifacts.layout import SCHEMA, check_version, read_json
-from pipeline.artifacts.schemas import METADATA_KEY
+from pipeline.artifacts.layout import SCHEMA, check_version, parse_json, read_json
+from pipeline.artifacts.places import is_remote
+from pipeline.artifacts.schemas import METADATA_KEY, row_bytes
 from pipeline.errors import InputError, JobError
 
 __all__ = [
     "DataObject",
     "Marker",
+    "MissingError",
     "commit",
     "create_if_absent",
+    "damaged",
     "new_attempt",
     "object_path",
+    "parquet_options",
     "read_bytes",
+    "read_groups",
     "read_marker",
     "read_markers",
     "read_object",
     "shard_name",
     "write_bytes",
+    "write_file",
     "write_table",
 ]
 
+OTHER_BYTES = "has other bytes than its marker says (sha256)"
 ROW_GROUP_BYTES = 16 << 20  # of tensors; writing and reading need about ten times this beside the table
+
+
+class MissingError(JobError):
+    """A committed object has no file any more (and no compacted file holds its rows)."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +107,26 @@ def write_table(folder: Path, name: str, table: pa.Table, *, byte_stream_split: 
     the name exists: data is never overwritten.
     """
     table = _normal(table)
-    return _write(folder, name, table.num_rows, lambda path: _write_parquet(path, table, byte_stream_split))
+    return write_file(folder, name, table.num_rows, lambda path: _write_parquet(path, table, byte_stream_split))
 
 
 def write_bytes(folder: Path, name: str, data: bytes, rows: int = 0) -> DataObject:
     """Write a file that is no table (weights, JSON) under an attempt name; otherwise as write_table."""
-    return _write(folder, name, rows, lambda path: path.write_bytes(data))
+    return write_file(folder, name, rows, lambda path: path.write_bytes(data))
 
 
 def object_path(folder: Path, obj: DataObject, *, check: bool = False) -> Path:
-    """The path of a committed object. JobError where it is missing, has another size or (check=True) another sha256."""
+    """The path of a committed object. MissingError where it is gone, JobError where it has another size or (check=True) another sha256."""
     path = folder / obj.name
-    found = path.stat().st_size if path.is_file() else None
+    if check and is_remote(path):
+        _fetched(path, obj)
+        return path
+    found = size_of(path)
     if found != obj.size:
-        raise JobError(_damaged(path, "is missing" if found is None else f"has {found} bytes instead of {obj.size}"))
+        missing = MissingError if found is None else JobError
+        raise missing(damaged(path, "is missing" if found is None else f"has {found} bytes instead of {obj.size}"))
     if check and file_digest(path) != obj.sha256:
-        raise JobError(_damaged(path, "has other bytes than its marker says (sha256)"))
+        raise JobError(damaged(path, OTHER_BYTES))
     return path
 
 
@@ -119,23 +135,37 @@ def read_object(
 ) -> pa.Table:
     """Rows of a committed object, with `columns` in the order asked for (default: all).
 
-    Size and page checksums are always checked, the sha256 of the whole file where `check`. JobError names what is
-    damaged, InputError an unknown column; an OSError of the store itself passes through.
+    Where its own file is gone they are read from the compacted file that holds them (compact.py).
+    Size and page checksums are always checked; the sha256 of the whole file where `check`, and always where it came
+    from an object store. JobError names what is damaged, InputError an unknown column; an OSError of the store itself
+    passes through.
     """
-    path = object_path(folder, obj, check=check)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_columns(path, file.schema_arrow.names, columns or ())
-            return _read_by_group(file, None if columns is None else list(columns))
+        return _read_own(folder, obj, columns, check)
+    except MissingError:
+        from pipeline.artifacts.compacted import read_compacted  # here, because it stands on this module
+
+        return read_compacted(folder, obj, columns, check=check)
+
+
+def _read_own(folder: Path, obj: DataObject, columns: Sequence[str] | None, check: bool) -> pa.Table:
+    path = folder / obj.name
+    source = pa.BufferReader(_fetched(path, obj)) if is_remote(path) else object_path(folder, obj, check=check)
+    try:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            return read_groups(file, path, range(file.num_row_groups), columns)
+    except FileNotFoundError as error:
+        raise MissingError(damaged(path, "is missing")) from error  # deleted since we looked
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the system's word on the store, not Arrow's on the file: the caller may try again
-        raise JobError(_damaged(path, f"cannot be read ({error})")) from error
+        raise JobError(damaged(path, f"cannot be read ({error})")) from error
 
 
 def read_bytes(folder: Path, obj: DataObject, *, check: bool = True) -> bytes:
     """The bytes of a committed object that is no table; JobError as object_path."""
-    return object_path(folder, obj, check=check).read_bytes()
+    path = folder / obj.name
+    return _fetched(path, obj) if is_remote(path) else object_path(folder, obj, check=check).read_bytes()
 
 
 def commit(folder: Path, marker: Marker) -> bool:
@@ -159,9 +189,10 @@ def read_marker(folder: Path, shard_id: str) -> Marker | None:
 
 def read_markers(folder: Path, prefix: str = "") -> dict[str, Marker]:
     """All numbered markers of an artefact (`shard-00000003`, `step-12`, …), by prefix and number; {} where none is."""
-    names = [path.stem for path in folder.glob(f"{prefix}*.json") if re.fullmatch(r"[a-z]+-\d+", path.stem)]
-    found = ((name, read_marker(folder, name)) for name in sorted(names, key=_prefix_and_number))
-    return {name: marker for name, marker in found if marker is not None}
+    paths = [path for path in listing(folder, f"{prefix}*.json") if re.fullmatch(r"[a-z]+-\d+", path.stem)]
+    paths.sort(key=lambda path: _prefix_and_number(path.stem))
+    read = zip(paths, read_many(paths), strict=True)
+    return {path.stem: Marker.from_json(parse_json(data, path), str(path)) for path, data in read if data is not None}
 
 
 def _prefix_and_number(name: str) -> tuple[str, int]:
@@ -176,15 +207,34 @@ def _object(value: Mapping[str, Any]) -> DataObject:
     return obj
 
 
-def _write(folder: Path, name: str, rows: int, write: Any) -> DataObject:
+def write_file(folder: Path, name: str, rows: int, write: Callable[[Path], object]) -> DataObject:
+    """Let `write` fill a local file that becomes `name`, an attempt name; otherwise as write_table."""
     assert Path(name).name == name, name
-    path = folder / name
-    if not publish(path, write):
+    path, written = folder / name, list[DataObject]()
+
+    def measured(local: Path) -> None:
+        write(local)
+        written.append(DataObject(name, local.stat().st_size, rows, file_digest(local)))
+
+    if not publish(path, measured):
         raise JobError(f"{path} exists already, and data is never overwritten: take a new attempt name")
-    return DataObject(name, path.stat().st_size, rows, file_digest(path))
+    return written[0]
 
 
-def _damaged(path: Path, what: str) -> str:
+def _fetched(path: Path, obj: DataObject) -> bytes:
+    """All bytes of a remote object, checked against its marker (files has compared them with what was written)."""
+    data = read_if_present(path)
+    if data is None:
+        raise MissingError(damaged(path, "is missing"))
+    if len(data) != obj.size:
+        raise JobError(damaged(path, f"has {len(data)} bytes instead of {obj.size}"))
+    if hashlib.sha256(data).hexdigest() != obj.sha256:
+        raise JobError(damaged(path, OTHER_BYTES))
+    return data
+
+
+def damaged(path: Path, what: str) -> str:
+    """The message about a committed file that is not what its marker says."""
     return f"{path} {what}: delete the marker (.json) that names it, and the same command makes it again"
 
 
@@ -194,10 +244,16 @@ def _check_columns(path: Path, known: Sequence[str], asked: Sequence[str]) -> No
         raise InputError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(known)}")
 
 
-def _read_by_group(file: pq.ParquetFile, columns: list[str] | None) -> pa.Table:
-    """Group by group: one call for all would need about ten times the size of all pixels for a moment."""
-    groups = [file.read_row_group(n, columns=columns) for n in range(file.num_row_groups)]
-    return pa.concat_tables(groups)
+def read_groups(file: pq.ParquetFile, path: Path, groups: range, columns: Sequence[str] | None) -> pa.Table:
+    """Row group by row group: one call for all would need about ten times the size of all pixels for a moment.
+
+    InputError for a column that is not there; `path` names the file.
+    """
+    _check_columns(path, file.schema_arrow.names, columns or ())
+    wanted = None if columns is None else list(columns)
+    if not groups:
+        return file.schema_arrow.empty_table().select(file.schema_arrow.names if wanted is None else wanted)
+    return pa.concat_tables([file.read_row_group(number, columns=wanted) for number in groups])
 
 
 def _normal(table: pa.Table) -> pa.Table:
@@ -216,25 +272,26 @@ def _normal_field(item: pa.Field) -> pa.Field:
 
 
 def _write_parquet(path: Path, table: pa.Table, byte_stream_split: bool) -> None:
+    options = parquet_options(table.schema, byte_stream_split)
+    pq.write_table(table, path, row_group_size=_rows_per_group(table.schema), **options)
+
+
+def parquet_options(schema: pa.Schema, byte_stream_split: bool) -> dict[str, Any]:
     """Dictionaries for keys and pixels (256 values), plain floats; a checksum per page; min and max of keys only."""
-    tensors = {item.name: item.type for item in table.schema if isinstance(item.type, pa.FixedShapeTensorType)}
+    tensors = {item.name: item.type for item in schema if isinstance(item.type, pa.FixedShapeTensorType)}
     floats = [f"{name}.list.element" for name, kind in tensors.items() if pa.types.is_floating(kind.value_type)]
     pixels = [f"{name}.list.element" for name in tensors if f"{name}.list.element" not in floats]
-    keys = [name for name in table.schema.names if name not in tensors]
-    pq.write_table(
-        table,
-        path,
-        row_group_size=_rows_per_group(tensors.values()),
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[*keys, *pixels],
-        use_byte_stream_split=floats if byte_stream_split else False,
-        write_statistics=keys,
-        write_page_checksum=True,
-    )
+    keys = [name for name in schema.names if name not in tensors]
+    return {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": [*keys, *pixels],
+        "use_byte_stream_split": floats if byte_stream_split else False,
+        "write_statistics": keys,
+        "write_page_checksum": True,
+    }
 
 
-def _rows_per_group(tensors: Any) -> int:
+def _rows_per_group(schema: pa.Schema) -> int:
     """From the schema alone (Table.nbytes depends on chunks and validity bitmaps, so equal tables could differ)."""
-    row_bytes = sum(kind.value_type.bit_width // 8 * kind.storage_type.list_size for kind in tensors)
-    return max(1, min(1 << 16, ROW_GROUP_BYTES // max(1, row_bytes)))
+    return max(1, min(1 << 16, ROW_GROUP_BYTES // max(1, row_bytes(schema))))

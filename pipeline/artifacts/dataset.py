@@ -1,34 +1,41 @@
-"""Any artefact as rows: `open_dataset(path)`. Without torch and without Ray.
+"""Any artefact as rows: `open_dataset(path)`, in a folder or an object store. Without torch and without Ray.
 
 Only rows that a marker names are seen. Left out everywhere: rows of tombstoned (video, shard) pairs, and of videos in
-the shard's own quarantine (of which some views may have been decoded before one failed).
+the shard's own quarantine (of which some views may have been decoded before one failed). Rows are read from their
+shard's own files; where these are gone, from the compacted file that holds them (compact.py), else from those of a
+redone shard with equal content. Nothing is looked up before it is read.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pyarrow.fs import LocalFileSystem
 
 from pipeline.artifacts import order
-from pipeline.artifacts.commit import DataObject, Marker, object_path, read_marker, read_object
+from pipeline.artifacts.commit import DataObject, Marker, MissingError, read_marker, read_object
 from pipeline.artifacts.layout import check_version
+from pipeline.artifacts.places import place
 from pipeline.artifacts.schemas import column, declaration
 from pipeline.artifacts.snapshot import Snapshot, committed, load
+from pipeline.artifacts.whereabouts import Part, Whereabouts, file_system
 from pipeline.errors import InputError
 
 Columns = dict[str, np.ndarray]
+T = TypeVar("T")
 
 
 def open_dataset(path: str | Path, snapshot: str | None = None, *, check: bool = False) -> "Artefact":
-    """Open the artefact in a folder: as pinned in `snapshot` (a digest), else all that is committed now, no tombstones.
+    """Open the artefact in a folder or at an s3:// address: as pinned in `snapshot` (a digest), else all that is
+    committed now, no tombstones.
 
     check=True compares the sha256 of every file at its first read. InputError where nothing is committed.
     """
-    folder = Path(path)
+    folder = place(path)
     found = committed(folder) if snapshot is None else load(folder, snapshot)
     if not found.shards:
         raise InputError(f"{folder} holds no committed shard: is it the folder of an artefact (store/<kind>/<key>)?")
@@ -50,10 +57,13 @@ class Artefact:
 
     def shard(self, shard_id: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one shard in their fixed order, hidden videos left out; `columns` in the order asked for."""
-        hidden = self._hidden_videos(shard_id)
+        return self._resolved(shard_id, lambda marker: self._rows(marker, columns))
+
+    def _rows(self, marker: Marker, columns: Sequence[str] | None) -> pa.Table:
+        hidden = self._hidden_videos(marker)
         wanted = list(columns) if columns is not None else None
         read = wanted if wanted is None or not hidden or "video_id" in wanted else [*wanted, "video_id"]
-        table = _concatenated([self._read(obj, read) for obj in self._marker(shard_id).objects])
+        table = _concatenated([self._read(obj, read) for obj in marker.objects])
         if hidden:
             table = table.filter(pc.invert(pc.is_in(table["video_id"], pa.array(hidden, pa.string()))))
         return table if wanted is None else table.select(wanted)
@@ -65,30 +75,57 @@ class Artefact:
     def arrow(self) -> ds.Dataset:
         """A pyarrow Dataset of the same rows, to filter and scan; one more column, `shard`, says where a row lies.
 
-        DuckDB reads half floats from the Parquet files but not from Arrow: query `self.paths` there.
+        It names the files as they stand now; gc leaves them for its grace period. DuckDB reads half floats from the
+        Parquet files but not from Arrow: query `self.paths` there.
         """
         options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form, files = ds.ParquetFileFormat(default_fragment_scan_options=options), LocalFileSystem()
+        form, files = ds.ParquetFileFormat(default_fragment_scan_options=options), file_system(self.snapshot.folder)
+        located = self._parts()
         fragments = [
             form.make_fragment(
-                str(object_path(self.snapshot.folder, obj)), files, partition_expression=ds.field("shard") == shard_id
+                part.path, files, partition_expression=ds.field("shard") == shard_id, row_groups=part.groups
             )
-            for shard_id in self.shard_ids
-            for obj in self._marker(shard_id).objects
+            for shard_id, parts in located.items()
+            for part in parts
         ]
-        schema = pa.unify_schemas([fragment.physical_schema for fragment in fragments])
-        dataset = ds.FileSystemDataset(fragments, schema.append(pa.field("shard", pa.string())), form, files)
+        with ThreadPoolExecutor(16) as threads:  # a footer each
+            schemas = list(threads.map(lambda fragment: fragment.physical_schema, fragments))
+        schema = pa.unify_schemas(schemas).append(pa.field("shard", pa.string()))
+        dataset = ds.FileSystemDataset(fragments, schema, form, files)
+        if any(part.groups is not None for parts in located.values() for part in parts):
+            # Arrow counts all rows of a file from its footer, whatever row groups a fragment has, unless it must look.
+            dataset = dataset.filter(ds.field(schema.names[0]).is_valid() | ds.field(schema.names[0]).is_null())
         for shard_id in self.shard_ids:
-            videos = self._hidden_videos(shard_id)
+            videos = self._resolved(shard_id, self._hidden_videos)
             if videos:
                 dataset = dataset.filter(~((ds.field("shard") == shard_id) & ds.field("video_id").isin(videos)))
         return dataset
 
     @property
     def paths(self) -> list[str]:
-        """The committed Parquet files, for readers of files (DuckDB, pandas, Ray); they still hold the hidden rows."""
-        folder = self.snapshot.folder
-        return [str(folder / obj.name) for shard_id in self.shard_ids for obj in self._marker(shard_id).objects]
+        """The Parquet files, for readers of files (DuckDB, pandas, Ray), as they stand now; they still hold the hidden
+        rows.
+
+        InputError where a compacted file holds rows of other shards than this snapshot's, too.
+        """
+        parts = [part for parts in self._parts().values() for part in parts]
+        whereabouts = Whereabouts(self.snapshot.folder)
+        shared = whereabouts.shared([obj.sha256 for marker in self.snapshot.shards for obj in marker.objects])
+        for part in parts:
+            if part.groups is not None and part.name in shared:
+                raise InputError(
+                    f"{self.snapshot.folder}: {part.name} was compacted from more shards than this snapshot's: read "
+                    "arrow(), or open the artefact without a snapshot"
+                )
+        return list(dict.fromkeys(part.address for part in parts))
+
+    def _parts(self) -> dict[str, list[Part]]:
+        """Per shard the files, or their row groups, in which its rows lie now: one listing, no look at each file."""
+        whereabouts = Whereabouts(self.snapshot.folder)
+        return {
+            shard_id: self._resolved(shard_id, lambda marker: [whereabouts.of(obj) for obj in marker.objects])
+            for shard_id in self.shard_ids
+        }
 
     def training_rows(
         self,
@@ -135,10 +172,10 @@ class Artefact:
         kept = np.fromiter((keep is None or video in wanted for video in videos), bool, len(videos))
         return (clips[kept], views[kept]), np.flatnonzero(kept)
 
-    def _hidden_videos(self, shard_id: str) -> list[str]:
+    def _hidden_videos(self, marker: Marker) -> list[str]:
+        shard_id, quarantine = marker.shard_id, marker.quarantine
         if shard_id not in self._hidden:
             hidden = {video_id for video_id, shard in self.snapshot.tombstones if shard == shard_id}
-            quarantine = self._marker(shard_id).quarantine
             if quarantine is not None and quarantine.rows:
                 hidden.update(self._read(quarantine, ["video_id"])["video_id"].to_pylist())
             self._hidden[shard_id] = sorted(hidden)
@@ -153,16 +190,21 @@ class Artefact:
             check_version(facts.get("schema"), str(self.snapshot.folder / obj.name))
         return table
 
-    def _marker(self, shard_id: str) -> Marker:
-        """The snapshot's marker; where its files are gone because the shard was redone, the one of equal content."""
+    def _resolved(self, shard_id: str, read: Callable[[Marker], T]) -> T:
+        """`read` of the snapshot's marker; where its files are gone because the shard was redone, of the one of equal
+        content, from then on."""
         marker = self._markers.get(shard_id)
         if marker is None:
             raise InputError(f"{self.snapshot.folder}: shard {shard_id} is not in snapshot {self.snapshot.digest[:8]}")
-        if all((self.snapshot.folder / obj.name).exists() for obj in marker.objects):
-            return marker
-        redone = read_marker(self.snapshot.folder, shard_id)
-        same = redone is not None and [obj.sha256 for obj in redone.objects] == [obj.sha256 for obj in marker.objects]
-        return redone if redone is not None and same else marker
+        try:
+            return read(marker)
+        except MissingError:
+            redone = read_marker(self.snapshot.folder, shard_id)
+            same = redone is not None and [o.sha256 for o in redone.objects] == [o.sha256 for o in marker.objects]
+            if redone is None or not same or redone == marker:
+                raise
+            self._markers[shard_id] = redone
+            return read(redone)
 
 
 def gathered(
@@ -183,8 +225,8 @@ def gathered(
             held[ordinal] = read(ordinal, wanted[ordinal])
         rows = {ordinal: np.searchsorted(wanted[ordinal], local_b[place]) for ordinal, place in places.items()}
         yield _assembled([(place, rows[ordinal], held[ordinal]) for ordinal, place in places.items()])
-        for ordinal, place in places.items():
-            left[ordinal] -= len(place)
+        for ordinal, taken in places.items():
+            left[ordinal] -= len(taken)
             if not left[ordinal]:
                 del held[ordinal]
 

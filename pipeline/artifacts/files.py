@@ -1,13 +1,34 @@
-"""Files that appear whole or not at all: the only place that names temporary files, links and syncs.
+"""Files that appear whole or not at all, in a folder or in an object store (`places.place` gives the path).
 
-A reader never sees half a file: every file is written under a hidden temporary name in its own folder, flushed to the
-disk, and then linked (create if absent) or renamed (replace) to its name.
+A reader never sees half a file. In a folder, every file is written under a hidden temporary name, flushed to the disk,
+and then linked (create if absent) or renamed (replace) to its name; in an object store one request does it, and
+StorageError says what lasts longer than its retries. Nothing else in the project reads or writes a store.
 """
 
+import fnmatch
 import os
+import re
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.artifacts import s3
+from pipeline.artifacts.places import is_remote, place
+from pipeline.errors import JobError
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file as a listing shows it. `etag` changes with its content: the store's, or the nanosecond of its last change;
+    `modified` in seconds since 1970."""
+
+    path: Path
+    size: int
+    etag: str
+    modified: float
 
 
 def create_if_absent(path: Path, data: bytes) -> bool:
@@ -15,11 +36,18 @@ def create_if_absent(path: Path, data: bytes) -> bool:
 
     Of any number of processes that race for one path exactly one gets True.
     """
+    if is_remote(path):
+        return s3.create(str(path), data)
     return publish(path, lambda temporary: temporary.write_bytes(data))
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> bool:
-    """Let `write` fill a temporary file, then name it `path` unless that exists. Returns as create_if_absent."""
+    """Let `write` fill a local temporary file, then name it `path` unless that exists. Returns as create_if_absent."""
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="stagedkd-") as folder:
+            local = Path(folder) / path.name
+            write(local)
+            return s3.create(str(path), local.read_bytes())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -34,6 +62,9 @@ def publish(path: Path, write: Callable[[Path], object]) -> bool:
 
 def replace(path: Path, data: bytes) -> None:
     """Write `path` anew in one step; readers see the old or the new content. Not flushed: for facts that expire."""
+    if is_remote(path):
+        s3.put(str(path), data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -45,10 +76,132 @@ def replace(path: Path, data: bytes) -> None:
 
 def read_if_present(path: Path) -> bytes | None:
     """The bytes of `path`, or None where there is no such file."""
+    if is_remote(path):
+        return s3.get(str(path))
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def read_many(paths: Sequence[Path]) -> list[bytes | None]:
+    """As read_if_present for each; from an object store many at a time."""
+    if paths and is_remote(paths[0]):
+        return s3.get_many([str(path) for path in paths])
+    return [read_if_present(path) for path in paths]
+
+
+def read_range(path: Path, start: int, stop: int) -> bytes | None:
+    """Bytes start .. stop - 1 of the file, None where there is no such file."""
+    if is_remote(path):
+        return s3.get_range(str(path), start, stop)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+    except FileNotFoundError:
+        return None
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of the file, None where there is none (or a folder)."""
+    if is_remote(path):
+        return s3.size(str(path))
+    return path.stat().st_size if path.is_file() else None
+
+
+def listing(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files (no folders) of `folder` whose names fit the shell pattern, sorted; [] where there is no folder."""
+    if is_remote(folder):
+        start = f"{str(folder).rstrip('/')}/{re.split(r'[*?[]', pattern, maxsplit=1)[0]}"
+        fits = (place(item.url) for item in s3.found(start, deep=False))
+        return [path for path in fits if fnmatch.fnmatchcase(path.name, pattern)]
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if fnmatch.fnmatchcase(e.name, pattern) and e.is_file())
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in names]
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove `folder` and the folders below it, as far as they are empty; an object store has none."""
+    if is_remote(folder):
+        return
+    for name, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty: something was written since
+            os.rmdir(name)
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders directly in `folder`, sorted; [] where there is none."""
+    if is_remote(folder):
+        return [place(url) for url in s3.folders(f"{str(folder).rstrip('/')}/")]
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
+    except FileNotFoundError:
+        return []
+
+
+def walk(folder: Path) -> Iterator[Stored]:
+    """All files below `folder`, at any depth, sorted by path; the facts come from the listing, not from each file."""
+    if is_remote(folder):
+        for item in s3.found(f"{str(folder).rstrip('/')}/", deep=True):
+            yield Stored(place(item.url), item.size, item.etag, item.modified)
+        return
+    for inside, names, found in os.walk(folder):
+        names.sort()
+        for name in sorted(found):
+            path = Path(inside, name)
+            with suppress(FileNotFoundError):  # gone since it was listed
+                status = path.stat()
+                yield Stored(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
+
+
+def contents(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """(name below `folder` with '/', bytes, etag as in Stored) of all files below it, without a path object for each.
+
+    Linked folders are followed directly in `folder`, not deeper.
+    """
+    if is_remote(folder):
+        start = f"{str(folder).rstrip('/')}/"
+        yield from ((item.url[len(start) :], item.size, item.etag) for item in s3.found(start, deep=True))
+    else:
+        yield from _below(str(folder), "", links=True)
+
+
+def _below(folder: str, name: str, *, links: bool) -> Iterator[tuple[str, int, str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=links):
+                yield from _below(entry.path, f"{name}{entry.name}/", links=False)
+            elif entry.is_file():
+                status = entry.stat()
+                yield f"{name}{entry.name}", status.st_size, str(status.st_mtime_ns)
+
+
+def check_conditions(store: Path) -> None:
+    """JobError for an object store that overwrites what it should only create: two jobs could both believe they won."""
+    if is_remote(store) and not s3.honours_conditions(str(store)):
+        raise JobError(
+            f"{store}: this object store does not honour If-None-Match, so two jobs that write there could undo each "
+            "other's work. Use another store, or set storage.single_writer: true if no second job ever writes there"
+        )
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    if is_remote(path):
+        s3.delete(str(path))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; an object store needs none."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _link(temporary: Path, path: Path) -> bool:

@@ -94,10 +94,11 @@ def _source_file(module: str, reference: str) -> Path:
     spec = None
     for depth in range(1, module.count(".") + 2):
         name = ".".join(module.split(".")[:depth])
-        spec = PathFinder.find_spec(name, search)
+        # By its last name: a folder without __init__.py is looked up by its parent's entry among the imported modules.
+        spec = PathFinder.find_spec(name.rpartition(".")[2], search)
         if spec is None:
             raise InputError(f"{reference!r}: no module {name!r} on the Python path; install it or set PYTHONPATH")
-        search = spec.submodule_search_locations
+        search = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
     if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
         raise InputError(f"{reference!r}: module {module!r} has no Python source file to identify it by")
     return Path(str(spec.origin))

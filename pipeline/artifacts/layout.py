@@ -1,6 +1,7 @@
 """Where things lie in a workspace: one store of artefacts under their keys, and runs that refer to them.
 
 <workspace>/store/<kind>/<key>/     every artefact once; about.json holds readable names
+<storage.root>/<kind>/<key>/        the same where the recipe keeps the store elsewhere
 <workspace>/runs/<name>/            one run: recipe, summary, report, references to keys
 <workspace>/mlflow.db               default tracking store
 """
@@ -8,15 +9,17 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from pipeline.artifacts.files import create_if_absent, read_if_present
 from pipeline.artifacts.identity import canonical_json
+from pipeline.artifacts.places import place
 from pipeline.errors import ConfigError, InputError
 
 SCHEMA = "1.0"
+REFERENCES = "references.json"  # in a run's folder: the keys of all artefacts that it stands on
 KINDS = ("manifest", "plan", "frames", "targets", "statistics", "labels", "models", "evaluation", "export", "sweep")
 
 
@@ -46,8 +49,11 @@ def read_about(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file, None where the file does not exist. InputError where it is not a JSON object."""
     data = read_if_present(path)
-    if data is None:
-        return None
+    return None if data is None else parse_json(data, path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object in `data`, which was read from `path`. InputError where it is none."""
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -57,28 +63,48 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
+def _claim(folder: Path, what: str) -> None:
+    """Note the schema in a folder that has none yet, and check the one that stands."""
+    marker = folder / "workspace.json"
+    create_if_absent(marker, canonical_json({"schema": SCHEMA}).encode())
+    check_version((read_json(marker) or {}).get("schema"), what)
+
+
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with store/ and runs/. Use `Workspace.open`, which checks the version."""
+    """A folder with store/ and runs/. Use `Workspace.open`, which checks the version.
+
+    `elsewhere`: the store's folder or s3:// address where it is not `root`/store.
+    """
 
     root: Path
+    elsewhere: Path | None = None
+    touched: set[str] = field(default_factory=set, compare=False, repr=False)  # keys asked for: a run's references
 
     @classmethod
-    def open(cls, root: str | Path) -> Self:
-        """Create the workspace where there is none; refuse one of another major schema (InputError names both)."""
+    def open(cls, root: str | Path, store: str | Path | None = None) -> Self:
+        """Create the workspace (and the `store` elsewhere) where there is none; refuse one of another major schema
+        (InputError names both)."""
         path = Path(root).absolute()
         if path.exists() and not path.is_dir():
             raise InputError(f"workspace {path} is a file; name a folder")
-        marker = path / "workspace.json"
-        create_if_absent(marker, canonical_json({"schema": SCHEMA}).encode())
-        check_version((read_json(marker) or {}).get("schema"), f"workspace {path}")
-        return cls(path)
+        _claim(path, f"workspace {path}")
+        elsewhere = None if store is None else place(store)
+        if elsewhere is not None:
+            _claim(elsewhere, f"store {elsewhere}")
+        return cls(path, elsewhere)
+
+    @property
+    def store_root(self) -> Path:
+        """The folder of all kinds."""
+        return self.elsewhere or self.root / "store"
 
     def store(self, kind: str, key: str) -> Path:
         """The folder of one artefact (made by the first write into it)."""
         assert kind in KINDS, f"{kind!r} is none of {KINDS}"
         assert re.fullmatch(r"[\w.-]+", key), f"{key!r} is not a key"
-        return self.root / "store" / kind / key
+        self.touched.add(key)
+        return self.store_root / kind / key
 
     def run(self, name: str) -> Path:
         """The folder of one run. ConfigError where the name is not one plain folder name."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.artifacts.files import create_if_absent, read_if_present, replace
+from pipeline.artifacts.files import create_if_absent, listing, make_folder, read_if_present, remove, replace, size_of
 from pipeline.artifacts.identity import canonical_json
 from pipeline.artifacts.layout import read_json
 from pipeline.errors import JobError
@@ -56,12 +56,13 @@ class Lease:
         self.duration, self.renew, self.clock = duration, renew, clock
         self.epoch = 0
         self._beat = 0
+        self._seen: _State | None = None
         self._trouble: OSError | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._acquire()
         self._stop.clear()
         self._thread = threading.Thread(target=self._renew_until_stopped, name=f"lease {self.owner}", daemon=True)
@@ -85,16 +86,24 @@ class Lease:
                 f"{self._state().owner or 'somebody'} took over; this job stops, what it committed stays"
             ) from self._trouble
 
+    def look(self) -> None:
+        """Watch whoever holds it now, so that entering need not: several leases are watched side by side and then
+        entered in their order. JobError as on entering."""
+        self._seen = self._watched()
+
     def _acquire(self) -> None:
         while True:
-            state = self._state()
-            if not state.free:
-                state = self._watch(state)
+            state = self._watched()
             if create_if_absent(self._claim(state.claim + 1), self.owner.encode()):
                 self.epoch = state.claim + 1
                 self._write(released=False)
                 self._remove_older_claims()
                 return
+
+    def _watched(self) -> _State:
+        """What may be followed by the next epoch: who stands as he did after a whole watch is not watched again."""
+        state = self._state()
+        return state if state.free or state == self._seen else self._watch(state)
 
     def _watch(self, seen: _State) -> _State:
         """Returns once `seen` may be followed by the next epoch; JobError as soon as its owner shows that it lives."""
@@ -115,7 +124,7 @@ class Lease:
 
     def _state(self) -> _State:
         record = read_json(self.folder / "lease.json") or {}
-        claims = [int(path.name.split(".")[1]) for path in self.folder.glob("lease.*.claim")]
+        claims = [int(path.name.split(".")[1]) for path in listing(self.folder, "lease.*.claim")]
         claim = max([*claims, record.get("epoch", 0)])
         if record.get("epoch") == claim:
             return _State(claim, record["owner"], record["beat"], record["released"])
@@ -123,7 +132,7 @@ class Lease:
         return _State(claim, owner, None, False)
 
     def _held(self) -> bool:
-        return self._claim(self.epoch).exists() and not self._claim(self.epoch + 1).exists()
+        return size_of(self._claim(self.epoch)) is not None and size_of(self._claim(self.epoch + 1)) is None
 
     def _claim(self, epoch: int) -> Path:
         return self.folder / f"lease.{epoch:08d}.claim"
@@ -134,9 +143,9 @@ class Lease:
         replace(self.folder / "lease.json", canonical_json(record).encode())
 
     def _remove_older_claims(self) -> None:
-        for path in self.folder.glob("lease.*.claim"):
+        for path in listing(self.folder, "lease.*.claim"):
             if path < self._claim(self.epoch):
-                path.unlink(missing_ok=True)
+                remove(path)
 
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(self.renew):

@@ -75,17 +75,38 @@ class Plan(Section):
 
 
 class TrainViews(Section):
-    """Random windows and crops for training videos."""
+    """Views of training videos, drawn at random.
+
+    `temporal`: a `window` at a random place, or `segments`, one random frame in each of num_frames equal parts of the
+    video (TSN). `spatial`: `random_resized_crop` (area within `scale`, stretch within `ratio`), or `multi_scale_crop`
+    (sides out of `scales` of the largest crop, at one of 5 or 13 fixed `places`).
+    """
 
     views_per_clip: int = Field(4, ge=1)
+    temporal: Literal["window", "segments"] = "window"
+    spatial: Literal["random_resized_crop", "multi_scale_crop"] = "random_resized_crop"
     scale: tuple[float, float] = (0.6, 1.0)
     ratio: tuple[float, float] = (0.8, 1.25)
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    places: Literal[5, 13] = 5
 
 
 class EvalViews(Section):
-    """Uniform windows with a centre crop. `splits` may leave out what is never evaluated."""
+    """Views of evaluated videos; what a network says of a video is the mean over them.
+
+    `temporal`: `clips_per_video` evenly spaced windows (`uniform`); a window every `window_stride` frames (null: back
+    to back), at most `max_windows` (`dense`); or one frame in each of num_frames equal parts (`segments`). `spatial`:
+    `center_crop`; `three_crop` along the longer side (3 views of each clip; 10 × 3 testing with clips_per_video 10); or
+    `ten_crop`, corners and middle and their mirror images. `crop`: side of the crop, 1 of the largest, for ten_crop
+    0.875. `splits` may leave out what is never evaluated.
+    """
 
     clips_per_video: int = Field(3, ge=1)
+    temporal: Literal["uniform", "dense", "segments"] = "uniform"
+    spatial: Literal["center_crop", "three_crop", "ten_crop"] = "center_crop"
+    crop: float | None = Field(None, gt=0, le=1)
+    window_stride: int | None = Field(None, ge=1)
+    max_windows: int = Field(64, ge=1)
     splits: tuple[Split, ...] = ("train", "val", "test")
 
 

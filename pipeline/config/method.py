@@ -7,6 +7,20 @@ from pydantic import Field, field_validator
 from pipeline.config.base import Section, runtime
 from pipeline.config.networks import Network
 
+# What a method's loss must know of the teacher's logits: all of them, or the k largest and the rest's log-sum-exp. The
+# losses declare the same; it stands here as well so that a recipe is refused before torch is imported.
+LOGITS_NEEDED = {
+    "kd": "topk",
+    "staged": "topk",
+    "sp": "topk",
+    "rkd": "topk",
+    "pkt": "topk",
+    "dkd": "dense",
+    "dist": "dense",
+}
+# The control arm "KD + standardisation" of every run.
+CONTROL_TEMPERATURE = 2.0
+
 
 class Labels(Section):
     """Pseudo-label optimisation. `channel: none` keeps the given labels exactly.

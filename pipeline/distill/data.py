@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.artifacts.dataset import Artefact, open_dataset
 from pipeline.artifacts.order import common_rows
-from pipeline.artifacts.schemas import column
-from pipeline.distill.memory import Batch, MemoryData, SourceArrays, Statistics, TrainingData, one_hot
+from pipeline.artifacts.schemas import column, declaration
+from pipeline.distill.memory import (
+    Batch,
+    Logits,
+    MemoryData,
+    SourceArrays,
+    Statistics,
+    TopKRows,
+    TrainingData,
+    one_hot,
+)
 from pipeline.distill.plain import Json
 from pipeline.errors import InputError
 
@@ -147,13 +157,38 @@ def _stack(artefact: Artefact, shards: Sequence[_Shard], side: int, name: str) -
 
 
 def _source(side: int, spec: SourceSpec, artefact: Artefact, shards: Sequence[_Shard]) -> SourceArrays:
-    logits = _stack(artefact, shards, side, "logits")
-    if spec.class_index is not None:
-        logits = np.ascontiguousarray(logits[:, list(spec.class_index)])
-    names = artefact.shard(shards[0].shard_id).column_names
+    first = artefact.shard(shards[0].shard_id)
+    names = first.column_names
+    logits: Logits
+    if "topk_index" in names:
+        logits = _topk(side, spec, artefact, shards, first.schema)
+    else:
+        logits = _stack(artefact, shards, side, "logits")
+        if spec.class_index is not None:
+            logits = np.ascontiguousarray(logits[:, list(spec.class_index)])
     substages = sum(name.startswith("substage_") for name in names)
     features = [_stack(artefact, shards, side, f"substage_{n}") for n in range(1, substages + 1)]
     return SourceArrays(logits, features, read_statistics(spec.statistics) if spec.statistics else None)
+
+
+def _topk(side: int, spec: SourceSpec, artefact: Artefact, shards: Sequence[_Shard], schema: pa.Schema) -> TopKRows:
+    """Kept logits under the manifest's class numbers. InputError where the manifest has a part of the teacher's classes
+    only: mean, s.d. and tail are of all of them."""
+    temperatures = tuple((declaration(schema) or {})["temperatures"])
+    index, logit, mean, sd = (
+        _stack(artefact, shards, side, name) for name in ("topk_index", "topk_logit", "logit_mean", "logit_sd")
+    )
+    tail = _stack(artefact, shards, side, "tail_lse") if temperatures else np.empty((len(index), 2, 0), np.float32)
+    classes = int(_stack(artefact, shards, side, "logit_count")[0])
+    if spec.class_index is not None:
+        if sorted(spec.class_index) != list(range(classes)):
+            raise InputError(
+                f"{spec.targets}: top-k targets of {classes} classes cannot be cut to the manifest's "
+                f"{len(spec.class_index)}: store them without precompute.codec.top_k"
+            )
+        ours = np.argsort(np.asarray(spec.class_index))  # the teacher's class number → the manifest's
+        index = ours[index.astype(np.int64)].astype(index.dtype)
+    return TopKRows(index, logit, mean, sd, tail, temperatures, classes)
 
 
 def read_statistics(folder: str | Path) -> Statistics:

@@ -4,8 +4,8 @@ Legend: N clips, V views of each, R rows (views of all clips), B global batch, b
 a teacher's substage l.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -14,13 +14,44 @@ from pipeline.artifacts.order import Keys, clip_index, training_order
 from pipeline.errors import InputError
 
 Statistics = list[tuple[np.ndarray, np.ndarray]]
-Source = tuple[np.ndarray, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class TopKRows:
+    """The k largest logits of each row, in the manifest's class order: index (R,k), logit (R,k), mean and sd (R,) of
+    all C, tail (R,2,M), log Σ exp(x / τ) over the rest, raw and z-scored, per temperature. Indexed as an array is."""
+
+    index: np.ndarray
+    logit: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    tail: np.ndarray
+    temperatures: tuple[float, ...]
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: np.ndarray) -> "TopKRows":
+        return self._each(lambda column: column[rows])
+
+    def float32(self) -> "TopKRows":
+        """The same with float32 values and int64 indices."""
+        return replace(self._each(_float), index=self.index.astype(np.int64))
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "TopKRows":
+        index, logit, mean, sd, tail = map(change, (self.index, self.logit, self.mean, self.sd, self.tail))
+        return TopKRows(index, logit, mean, sd, tail, self.temperatures, self.classes)
+
+
+Logits = np.ndarray | TopKRows
+Source = tuple[Logits, list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a mini-batch: frames uint8 (b,T,H,W,3), q (b,C), weight (b,), per source (logits (b,C),
-    [features (b,C_l)]) in float32, the newest source last."""
+    """One rank's part of a mini-batch: frames uint8 (b,T,H,W,3), q (b,C), weight (b,), per source (logits (b,C) or
+    their top k, [features (b,C_l)]) in float32, the newest source last."""
 
     frames: np.ndarray
     q: np.ndarray
@@ -50,10 +81,10 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class SourceArrays:
-    """One teacher's targets: logits (R,C) in the manifest's class order, features per substage (R,C_l), and their mean
-    and s.d. over all training views (needed for λ_dist)."""
+    """One teacher's targets: logits (R,C) or their top k in the manifest's class order, features per substage (R,C_l),
+    and their mean and s.d. over all training views (needed for λ_dist)."""
 
-    logits: np.ndarray
+    logits: Logits
     features: list[np.ndarray]
     statistics: Statistics | None = None
 
@@ -125,7 +156,7 @@ class MemoryData:
 
     def _gather(self, rows: np.ndarray) -> Batch:
         sources = [
-            (_float(source.logits[rows]), [_float(features[rows]) for features in source.features])
+            (_float32(source.logits[rows]), [_float(features[rows]) for features in source.features])
             for source in self._sources
         ]
         clips = self._clip[rows]
@@ -138,6 +169,10 @@ def one_hot(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     q = np.zeros((len(labels), classes), np.float32)
     q[labelled, labels[labelled]] = 1
     return q, labelled.astype(np.float32)
+
+
+def _float32(logits: Logits) -> Logits:
+    return logits.float32() if isinstance(logits, TopKRows) else _float(logits)
 
 
 def _float(values: np.ndarray) -> np.ndarray:

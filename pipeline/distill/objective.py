@@ -23,6 +23,7 @@ from pipeline.distill.terms import feature_baseline, label_term, teacher_term
 from pipeline.errors import ConfigError
 from pipeline.losses import (
     RunningMean,
+    Teacher,
     check_standardizable,
     combination_losses,
     correlation_losses,
@@ -41,7 +42,7 @@ class TensorBatch(NamedTuple):
     frames: Tensor
     q: Tensor
     weight: Tensor
-    sources: list[tuple[Tensor, list[Tensor]]]
+    sources: list[tuple[Teacher, list[Tensor]]]
 
 
 class Loss(NamedTuple):

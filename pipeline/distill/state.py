@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_bytes, read_markers, write_bytes
+from pipeline.artifacts.files import remove
 from pipeline.errors import JobError
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,10 @@ class FolderCheckpoints:
         self._folder = folder
 
     def save(self, step: int, payload: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         name, attempt = f"step-{step:08d}", new_attempt()
         data = write_bytes(self._folder, f"{name}.{attempt}.pt", payload)
         if not commit(self._folder, Marker(name, attempt, (data,), None, {"step": step})):
-            (self._folder / data.name).unlink()
+            remove(self._folder / data.name)
         for marker in self._markers()[:-KEPT]:
             self._drop(marker)
 
@@ -88,8 +88,8 @@ class FolderCheckpoints:
 
     def _drop(self, marker: Marker) -> None:
         """Marker first: an object that no marker names does not exist, a marker without its object is damage."""
-        (self._folder / f"{marker.shard_id}.json").unlink(missing_ok=True)
-        (self._folder / marker.objects[0].name).unlink(missing_ok=True)
+        remove(self._folder / f"{marker.shard_id}.json")
+        remove(self._folder / marker.objects[0].name)
 
 
 def pack(state: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from pipeline.distill.spec import Objective
+from pipeline.errors import ConfigError
 from pipeline.losses import (
+    Teacher,
+    TopKLogits,
     cross_entropy_soft,
     decoupled_kd,
     dist,
@@ -31,20 +34,24 @@ def label_term(logits: Tensor, q: Tensor, weight: Tensor, *, mean_weight: float,
     return (weight * cross_entropy_soft(logits, target)).sum() / (len(weight) * mean_weight)
 
 
-def teacher_term(objective: Objective, logits: Tensor, teachers: Sequence[Tensor], q: Tensor, weight: Tensor) -> Tensor:
+def teacher_term(
+    objective: Objective, logits: Tensor, teachers: Sequence[Teacher], q: Tensor, weight: Tensor
+) -> Tensor:
     """L_kd: the mean over the kept sources of the KL (or DKD, or DIST in its place), over all rows unweighted, ()."""
     losses = [_teacher_loss(objective, logits, teacher, q, weight) for teacher in teachers]
     return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
-def _teacher_loss(objective: Objective, logits: Tensor, teacher: Tensor, q: Tensor, weight: Tensor) -> Tensor:
+def _teacher_loss(objective: Objective, logits: Tensor, teacher: Teacher, q: Tensor, weight: Tensor) -> Tensor:
     temperature = objective.temperature
-    if objective.method == "dkd":
+    if isinstance(teacher, TopKLogits) and objective.method in ("dkd", "dist"):
+        raise ConfigError(f"method {objective.method} needs all of the teacher's logits: store them without top_k")
+    if isinstance(teacher, Tensor) and objective.method == "dkd":
         # A hard label is needed: the soft label's largest entry, for unlabelled rows the teacher's.
         target = torch.where(weight > 0, q.argmax(1), teacher.argmax(1))
         alpha, beta = objective.dkd_alpha, objective.dkd_beta
         return decoupled_kd(logits, teacher, target, alpha=alpha, beta=beta, temperature=temperature).mean()
-    if objective.method == "dist":
+    if isinstance(teacher, Tensor) and objective.method == "dist":
         student, teacher = gather_batch([logits, teacher])
         return dist(student, teacher, beta=objective.dist_beta, gamma=objective.dist_gamma, temperature=temperature)
     return kl_distillation(logits, teacher, temperature=temperature, standardize=objective.standardize).mean()

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from pipeline.artifacts.identity import integer
 from pipeline.distill import distributed
 from pipeline.distill.cascade import kept_sources
-from pipeline.distill.memory import Batch, TrainingData
+from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
 from pipeline.distill.optimiser import build_optimiser, rate, set_rate
 from pipeline.distill.phases import Phase, plan_phases
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError, InputError, JobError
-from pipeline.losses import average_over_ranks
+from pipeline.losses import Teacher, TopKLogits, average_over_ranks
 from pipeline.models.network import VideoNetwork
 from pipeline.models.registry import build_network
 from pipeline.models.weights import load_weights
@@ -185,7 +185,13 @@ def _on_device(batch: Batch, device: torch.device) -> TensorBatch:
     def put(values: Any) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
-    sources = [(put(logits), [put(feature) for feature in features]) for logits, features in batch.sources]
+    def known(logits: Logits) -> Teacher:
+        if not isinstance(logits, TopKRows):
+            return put(logits)
+        columns = {name: put(getattr(logits, name)) for name in ("index", "logit", "mean", "sd", "tail")}
+        return TopKLogits(**columns, temperatures=logits.temperatures, classes=logits.classes)
+
+    sources = [(known(logits), [put(feature) for feature in features]) for logits, features in batch.sources]
     return TensorBatch(put(batch.frames), put(batch.q), put(batch.weight), sources)
 
 
@@ -193,5 +199,6 @@ def _check_classes(logits: Tensor | None, batch: TensorBatch) -> None:
     if logits is None:
         return
     for what, values in [("labels", batch.q), *(("targets", source[0]) for source in batch.sources)]:
-        if values.shape[1] != logits.shape[1]:
-            raise InputError(f"the network has {logits.shape[1]} classes, the {what} have {values.shape[1]}")
+        classes = values.classes if isinstance(values, TopKLogits) else values.shape[1]
+        if classes != logits.shape[1]:
+            raise InputError(f"the network has {logits.shape[1]} classes, the {what} have {classes}")

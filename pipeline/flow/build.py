@@ -1,17 +1,20 @@
 """Where configuration becomes the plain arguments of the components."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.identity import digest, file_digest, source_digest
+from pipeline.artifacts.places import place
 from pipeline.config.base import identity_fields
 from pipeline.config.networks import Network, Optimiser, Train
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError, InputError
-from pipeline.video.views import ViewPolicy
+from pipeline.video.policy import CROPS, ViewPolicy
 
 PLANS = ("train", "eval")
+TESTING = ("views_per_clip", "temporal", "spatial", "crop", "flip", "window_stride", "max_windows")
+TEN_CROP_SIDE = 0.875  # 224 of 256 pixels, as usual
 OBJECTIVE = (
     "method",
     "temperature",
@@ -29,7 +32,7 @@ OBJECTIVE = (
 def manifest_root(recipe: Recipe) -> Path:
     """The folder of videos: as given, or the simulated set of the workspace. Absolute: workers stand elsewhere."""
     if recipe.manifest.root:
-        return Path(recipe.manifest.root).absolute()
+        return place(recipe.manifest.root)
     if recipe.simulate is None:
         raise ConfigError("manifest.root is not set: name the folder of videos with --set manifest.root=DIR")
     name = digest(identity_fields(recipe.simulate))[:8]
@@ -37,26 +40,58 @@ def manifest_root(recipe: Recipe) -> Path:
 
 
 def manifest_name(recipe: Recipe) -> str:
-    return recipe.manifest.name or manifest_root(recipe).resolve().name
+    if recipe.manifest.name:
+        return recipe.manifest.name
+    root = manifest_root(recipe)
+    return root.resolve().name or str(root).rstrip("/").rpartition("/")[2]
 
 
 def view_policy(recipe: Recipe, plan: str) -> ViewPolicy:
     """The policy of the `train` or the `eval` plan. ConfigError where a network wants more pixels than it gives."""
     _refuse_upscaling(recipe)
+    _refuse_ragged(recipe)
     views = recipe.views
-    return ViewPolicy(
+    common = ViewPolicy(
         kind=plan,
         size=views.size,
         num_frames=views.num_frames,
         frame_stride=views.frame_stride,
-        views_per_clip=views.train.views_per_clip if plan == "train" else 1,
-        clips_per_video=1 if plan == "train" else views.eval.clips_per_video,
         scale=views.train.scale,
         ratio=views.train.ratio,
-        flip=views.flip and plan == "train",
         overflow=views.overflow,
         seed=views.seed,
     )
+    return replace(common, **(_train_views(recipe) if plan == "train" else _eval_views(recipe)))
+
+
+def testing(recipe: Recipe) -> dict[str, Any]:
+    """What the evaluation policy says beyond window and size, where it is not the usual: for who predicts later."""
+    policy = view_policy(recipe, "eval")
+    usual = {field.name: field.default for field in fields(ViewPolicy)}
+    return {name: getattr(policy, name) for name in TESTING if getattr(policy, name) != usual[name]}
+
+
+def _train_views(recipe: Recipe) -> dict[str, Any]:
+    chosen = recipe.views.train
+    names = ("views_per_clip", "temporal", "spatial", "scales", "places")
+    return {"flip": recipe.views.flip} | {name: getattr(chosen, name) for name in names}
+
+
+def _eval_views(recipe: Recipe) -> dict[str, Any]:
+    chosen = recipe.views.eval
+    ten = chosen.spatial == "ten_crop"
+    crop = chosen.crop or (TEN_CROP_SIDE if ten else 1.0)
+    crops = {"views_per_clip": CROPS[chosen.spatial], "crop": crop, "flip": recipe.views.flip and ten}
+    names = ("clips_per_video", "temporal", "spatial", "window_stride", "max_windows")
+    return crops | {name: getattr(chosen, name) for name in names}
+
+
+def _refuse_ragged(recipe: Recipe) -> None:
+    if recipe.views.eval.temporal == "dense" and recipe.labels.channel != "none":
+        raise ConfigError(
+            "views.eval.temporal: dense gives every validation video its own number of views, and label refinement "
+            "reads equally many of each: use uniform or segments, or set labels.channel: none"
+        )
 
 
 def _refuse_upscaling(recipe: Recipe) -> None:
@@ -71,6 +106,27 @@ def _refuse_upscaling(recipe: Recipe) -> None:
             )
 
 
+def frames_job(recipe: Recipe, folders: dict[str, Path], *, keep_pixels: bool) -> Any:
+    """What decode actors need to know."""
+    from pipeline.video.handle import Limits
+    from pipeline.video.micro_batch import FramesJob
+
+    section, limits = recipe.precompute, recipe.precompute.limits
+    return FramesJob(
+        policies={plan: view_policy(recipe, plan) for plan in PLANS},
+        folders={plan: str(folder) for plan, folder in folders.items()},
+        micro_batch=recipe.plan.micro_batch,
+        reader=section.reader,
+        deadline=section.deadline,
+        keep_pixels=keep_pixels,
+        cache=section.frames,
+        jpeg_quality=section.jpeg_quality,
+        limits=Limits(
+            limits.frame_pixels, limits.frames, limits.file_megabytes * (1 << 20), limits.memory_megabytes * (1 << 20)
+        ),
+    )
+
+
 def planned_splits(recipe: Recipe, plan: str) -> tuple[str, ...]:
     """Whose videos a plan holds: training views for training videos, evaluation views as the recipe says."""
     return ("train",) if plan == "train" else recipe.views.eval.splits
@@ -83,6 +139,9 @@ def network_fields(network: Network) -> dict[str, Any]:
         path = Path(network.weights)
         path = path / "model.safetensors" if path.is_dir() else path
         fields["weights"] = file_digest(path) if path.is_file() else network.weights
+        described = [path.parent / name for name in ("config.json", "preprocessor_config.json")]
+        if network.model == "huggingface":
+            fields["described"] = [file_digest(file) for file in described if file.is_file()]
     if ":" in network.model:
         fields["code"] = source_digest(network.model)
     return fields

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.layout import write_about
+from pipeline.config.method import CONTROL_TEMPERATURE
 from pipeline.config.networks import Network
 from pipeline.distill.cascade import plan_assistants, sources_of
 from pipeline.distill.data import DataSpec, SourceSpec
@@ -98,7 +99,11 @@ class CascadePlanner:
         total = recipe.train.steps * max(1, len(self.networks) - 1)
         plain = Objective(method="supervised")
         kd = objective(
-            recipe, method="kd", standardize=True, temperature=2.0, lambda_kd=recipe.distill.control_lambda_kd
+            recipe,
+            method="kd",
+            standardize=True,
+            temperature=CONTROL_TEMPERATURE,
+            lambda_kd=recipe.distill.control_lambda_kd,
         )
         found = [
             self._train(ALONE, "control", spec, plain, [], True),

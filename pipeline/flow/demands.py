@@ -36,16 +36,23 @@ def frame_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     """Reading and decode actors; as many of those asked for as fit, at least one."""
     section = recipe.precompute
     decoders = fit_decoders(section.decoders, section.decode_cpus, capacity.cpus - READ_CPUS)
-    return [Demand("reading", 1, READ_CPUS), Demand("decode actors", decoders, section.decode_cpus)]
+    least = section.min_decoders if _grows(recipe) else None
+    return [Demand("reading", 1, READ_CPUS), Demand("decode actors", decoders, section.decode_cpus, least=least)]
 
 
 def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     """The same beside the teacher's actors, which come first."""
     section = recipe.precompute
     gpus = float(device(section.device) == "cuda")
-    teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus)
+    least = section.min_teachers if _grows(recipe) else None
+    teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus, least=least)
     left = Capacity(capacity.cpus - teacher.count * teacher.cpus, capacity.gpus, capacity.source)
     return [*frame_demands(recipe, left), teacher]
+
+
+def _grows(recipe: Recipe) -> bool:
+    """On an autoscaling cluster pools start small and grow with it; elsewhere all actors are there from the start."""
+    return recipe.cluster.expect.CPU is not None or recipe.cluster.expect.GPU is not None
 
 
 def sweep_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:

@@ -3,8 +3,8 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from math import ceil
-from pathlib import Path
 
+from pipeline.artifacts.places import is_remote, place
 from pipeline.config.recipe import Recipe
 from pipeline.errors import CapacityError
 from pipeline.flow.demands import local_capacity, step_demands
@@ -112,9 +112,11 @@ def _views(recipe: Recipe) -> Iterator[str]:
 
 
 def _disk(recipe: Recipe, sizes: Mapping[str, PlanSize]) -> Iterator[str]:
-    place = Path(recipe.workspace).absolute()
-    while not place.exists():
-        place = place.parent
-    needed, free = sum(plan.views * plan.view_bytes for plan in sizes.values()), shutil.disk_usage(place).free
+    store = place(recipe.storage.root or recipe.workspace)
+    if is_remote(store):
+        return
+    while not store.exists():
+        store = store.parent
+    needed, free = sum(plan.views * plan.view_bytes for plan in sizes.values()), shutil.disk_usage(store).free
     if needed > free:
-        yield f"the raster cache is {size(needed)} before compression, {place} has {size(free)} free"
+        yield f"the raster cache is {size(needed)} before compression, {store} has {size(free)} free"

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from pipeline.artifacts.places import is_remote
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import manifest_root
 from pipeline.manifest.entries import SPLITS, Entry
-from pipeline.manifest.probe import Facts, probe
+from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan
 from pipeline.manifest.split import assign_splits
 
@@ -32,7 +33,8 @@ class Typical:
 @dataclass(frozen=True)
 class Data:
     """`videos` per split and `classes`: counts. `source`: where they come from. `found`: per split video_id -> source
-    ("bytes:etag") where a folder was scanned, else None. `typical`: a video. `unlabelled`: training videos."""
+    ("bytes:etag") where a folder was scanned, else None. `typical`: a video. `unlabelled`: training videos. `paths`:
+    those whose headers were probed."""
 
     videos: Mapping[str, int]
     classes: int
@@ -41,6 +43,7 @@ class Data:
     found: Mapping[str, Mapping[str, str]] | None = None
     unlabelled: int = 0
     notes: Sequence[str] = field(default_factory=tuple)
+    paths: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def look(recipe: Recipe) -> Data:
     if not recipe.manifest.root and recipe.simulate is not None:
         root = manifest_root(recipe)
         return scanned(recipe, root) if (root / "manifest.csv").is_file() else _to_be_simulated(recipe, root)
-    root = Path(recipe.manifest.root)
-    return scanned(recipe, root) if recipe.manifest.root and root.is_dir() else _assumed(recipe)
+    if not recipe.manifest.root:
+        return _assumed(recipe)
+    root = manifest_root(recipe)
+    return scanned(recipe, root) if is_remote(root) or root.is_dir() else _assumed(recipe)
 
 
 def scanned(recipe: Recipe, root: Path) -> Data:
@@ -80,9 +85,9 @@ def scanned(recipe: Recipe, root: Path) -> Data:
     splits = assign_splits(entries, shares, seed=section.split.seed, val_from_train=section.split.val_from_train)
     found: dict[str, dict[str, str]] = {name: {} for name in SPLITS}
     for entry in entries:
-        status = (root / entry.uri).stat()
-        found[splits[entry.video_id]][entry.video_id] = f"{status.st_size}:{status.st_mtime_ns}"
-    facts = [probe(root / entry.uri) for entry in entries[:: max(1, -(-len(entries) // PROBED))]]
+        found[splits[entry.video_id]][entry.video_id] = f"{entry.size}:{entry.etag}"
+    some = entries[:: max(1, -(-len(entries) // PROBED))]
+    facts = probe_many(root, [(entry.uri, entry.size) for entry in some])
     return Data(
         videos={name: len(videos) for name, videos in found.items()},
         classes=len({entry.label_name for entry in entries} - {None}),
@@ -91,6 +96,7 @@ def scanned(recipe: Recipe, root: Path) -> Data:
         found=found,
         unlabelled=_unlabelled(recipe, entries, splits),
         notes=_unread(facts),
+        paths=tuple(f"{root}/{entry.uri}" for entry in some),
     )
 
 

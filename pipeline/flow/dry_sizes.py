@@ -72,7 +72,7 @@ def plan_size(recipe: Recipe, data: Data, plan: str) -> PlanSize:
     return PlanSize(
         name=plan,
         videos=sum(data.videos.get(split, 0) for split in planned_splits(recipe, plan)),
-        per_video=len(view_keys("v", view_policy(recipe, plan))),
+        per_video=len(view_keys("v", view_policy(recipe, plan), data.typical.frames)),
         shard_views=recipe.plan.shard_views,
         micro_batch=recipe.plan.micro_batch,
         view_bytes=views.num_frames * views.size[0] * views.size[1] * 3,

@@ -1,21 +1,23 @@
 """The steps of a run as a dry run sees them: keys where configuration alone decides them, and what is still to do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.layout import Workspace, check_version, read_json
+from pipeline.artifacts.places import place
 from pipeline.config.recipe import Recipe
-from pipeline.flow.build import PLANS, device, manifest_root, planned_splits
+from pipeline.flow.build import PLANS, manifest_root, planned_splits
 from pipeline.flow.context import Context
 from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, size
+from pipeline.flow.open_plan import committed_shards
 from pipeline.flow.plans import manifest_step, plan_step, refuse_other_root
 from pipeline.flow.precompute import frames_step
 from pipeline.flow.run import judged_by_teacher
 from pipeline.flow.step import Step, is_done
-from pipeline.flow.targets import targets_step
+from pipeline.flow.targets import teacher_steps
 from pipeline.flow.teacher import given_step
 from pipeline.manifest.plan import difference, read_plan
 from pipeline.manifest.table import read_manifest
@@ -43,7 +45,7 @@ class Open:
     videos: int
     buried: int
 
-    def without(self, done: Mapping[str, object]) -> int:
+    def without(self, done: Collection[str]) -> int:
         return len([shard for shard in self.shards if shard not in done]) + self.fresh
 
     @property
@@ -57,7 +59,8 @@ class Survey:
     def __init__(self, recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize]) -> None:
         root = Path(recipe.workspace).absolute()
         self.recipe, self.data, self.sizes = recipe, data, sizes
-        self.context = Context(recipe, Workspace(root), "dry-run")
+        elsewhere = place(recipe.storage.root) if recipe.storage.root else None
+        self.context = Context(recipe, Workspace(root, elsewhere), "dry-run")
         self.named = bool(recipe.manifest.name or recipe.manifest.root or recipe.simulate)
         self.there = (root / "workspace.json").is_file()
         if self.there:
@@ -68,6 +71,18 @@ class Survey:
         """All steps in their order."""
         growing = self._growing() if self.named else self._nameless()
         return [*self._simulate(), *growing, *self._behind()]
+
+    def videos_to_do(self, plan: str) -> int:
+        """About how many videos are not decoded or not labelled yet: whole shards are counted."""
+        size = self.sizes[plan]
+        if not self.named:
+            return size.videos
+        frames, opened = frames_step(self.context, plan), self._open(plan)
+        steps = [frames] if self.recipe.precompute.frames != "none" else []
+        if not self.recipe.teacher.fit:
+            steps += [self._targets(plan, frames, given_step(self.recipe))]
+        left = max(opened.without(committed_shards(step.folder(self.context.workspace))) for step in steps or [frames])
+        return min(size.videos, left * size.videos_per_shard)
 
     def _simulate(self) -> list[Row]:
         recipe = self.recipe
@@ -92,7 +107,7 @@ class Survey:
         done = is_done(teacher.folder(self.context.workspace))
         rows.append(Row("teacher (given)", short(teacher), "done" if done else f"to do: take {_taken(self.recipe)}"))
         for plan in PLANS:
-            step = self._targets(frames[plan], teacher)
+            step = self._targets(plan, frames[plan], teacher)
             rows.append(Row(f"precompute {plan}", short(step), self._shards(step, opened[plan])))
         return rows
 
@@ -140,9 +155,8 @@ class Survey:
         said = f"to do: {left} of {opened.total} shards" if left else f"done: {opened.total} shards"
         return said + quarantine
 
-    def _targets(self, frames: Step, teacher: Step) -> Step:
-        section = self.recipe.precompute
-        return targets_step(self.context, frames.key, teacher.key, device(section.device), section.dtype)
+    def _targets(self, plan: str, frames: Step, teacher: Step) -> Step:
+        return teacher_steps(self.context, {plan: frames.key}, teacher.key)[plan]
 
     def _behind(self) -> list[Row]:
         """What depends on content: the rasters' digests, then one step on the other."""

@@ -12,21 +12,21 @@ from pipeline.flow.cascade import CascadePlan
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import read_metrics
 from pipeline.flow.labels import refinement_report
-from pipeline.flow.step import Made, Step, content, ensure, files_of
+from pipeline.flow.step import Made, Step, content, ensure, files_of, inside
 from pipeline.flow.videos import Videos, Views
 
 VERSION = 1
 
 
 def export(context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path) -> Path:
-    """The export artefact; its files lie in the folder that the returned path names."""
+    """The export artefact; its files lie in the folder (or at the address) that the returned path names."""
     inputs = {"student": plan.student.model.key, "evaluation": evaluation.name}
     fields = identity_fields(context.recipe.export)
     step = Step("export", "export", VERSION, fields, inputs, {"manifest": videos.key})
     context.keys["export"] = step.key
     work = lambda folder, attempt: _export(context, videos, views, labels, plan, evaluation, folder, attempt)  # noqa: E731
     folder = ensure(step, context.workspace, work, context.timing("export"))
-    return content(folder)
+    return inside(folder)
 
 
 def _export(

@@ -1,7 +1,6 @@
 """One fold model: trained without its fold, it labels the fold's videos and the validation videos. Runs on any host."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow as pa
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_marker, read_object, write_table
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.identity import digest
+from pipeline.artifacts.places import place
 from pipeline.artifacts.schemas import column, tensor_array
 from pipeline.distill.data import DataSpec
 from pipeline.distill.plain import Json
@@ -41,7 +41,7 @@ class FoldTask(Json):
 
 def run_fold(task: FoldTask, host: Host | None = None) -> str:
     """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
-    folder = Path(task.out)
+    folder = place(task.out)
     run_training(TrainTask(task.job, task.data, task.out, {"saw_labels": True, "fold": task.job.name}), host or Host())
     if read_marker(folder, task.marker) is None:
         assert task.data.snapshot is not None
@@ -61,7 +61,7 @@ def run_fold(task: FoldTask, host: Host | None = None) -> str:
 
 def read_logits(task: FoldTask) -> tuple[np.ndarray, np.ndarray]:
     """Logits (videos, views, classes) of the held-out and of the validation videos, in the task's order."""
-    folder = Path(task.out)
+    folder = place(task.out)
     marker = read_marker(folder, task.marker)
     assert marker is not None, f"{folder}: the fold's logits are missing"
     tables = [column(read_object(folder, part), "logits") for part in marker.objects]
@@ -73,7 +73,7 @@ def _logits(task: FoldTask, frames: str, snapshot: str, videos: tuple[str, ...])
     from pipeline.models.weights import load_network
     from pipeline.targets.labeler import Labeler
 
-    labeler = Labeler(load_network(content(Path(task.out))), batch=task.micro_batch, device=task.job.device)
+    labeler = Labeler(load_network(content(place(task.out))), batch=task.micro_batch, device=task.job.device)
     wanted = set(videos)
     rows: dict[str, list[tuple[str, int, np.ndarray]]] = {name: [] for name in videos}
     dataset = open_dataset(frames, snapshot)

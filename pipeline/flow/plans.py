@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.artifacts.files import folders
 from pipeline.artifacts.layout import read_about, write_about
 from pipeline.artifacts.lease import Lease
 from pipeline.artifacts.schemas import CLEAN, MANIFEST, column
@@ -22,8 +23,8 @@ from pipeline.flow.step import Step, describe, owner
 from pipeline.flow.videos import Videos
 from pipeline.manifest.entries import Entry
 from pipeline.manifest.noise import clean_names, inject, label_fraction
-from pipeline.manifest.plan import Plan, difference, extend_plan, read_plan
-from pipeline.manifest.probe import Facts, probe
+from pipeline.manifest.plan import Buried, Plan, Shards, difference, extend_plan, read_plan
+from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan as scan_folder
 from pipeline.manifest.split import assign_splits
 from pipeline.manifest.table import Manifest, class_names, read_manifest, write_manifest
@@ -35,15 +36,15 @@ MANIFEST_VERSION = PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class PlanView:
-    """A plan as the graph reads it: rows per shard with tombstoned videos left out, and where the files lie."""
+    """A plan as the graph reads it: its shards (read when asked for), what was buried, and where the files lie."""
 
     root: Path
-    shards: dict[str, pa.Table]
+    shards: Shards
     tombstones: frozenset[tuple[str, str]]
     uris: Mapping[str, str]
 
     def path(self, video_id: str) -> str:
-        return str(self.root / self.uris[video_id])
+        return f"{self.root}/{self.uris[video_id]}"
 
 
 def simulate_videos(recipe: Recipe) -> Path:
@@ -114,7 +115,7 @@ def _check_root(folder: Path, root: Path, step: Step) -> None:
 
 def refuse_other_root(folder: Path, root: Path, step: Step) -> None:
     """InputError where the manifest's name stands for another root, whatever the labels and splits made of it."""
-    for about in map(read_about, sorted(folder.parent.glob("*"))):
+    for about in map(read_about, folders(folder.parent)):
         known, name = about.get("root"), about.get("fields", {}).get("name")
         if name == step.fields["name"] and known != str(root.resolve()):
             raise InputError(
@@ -176,22 +177,26 @@ def _rows(
 ) -> list[dict[str, Any]]:
     known = {} if before is None else {row["video_id"]: row for row in before.table.to_pylist()}
     names = clean_names(labels, classes)
+    fresh = [entry for entry in entries if not _same(entry, known.get(entry.video_id))]
+    facts = probe_many(root, [(entry.uri, entry.size) for entry in fresh])
+    probed = {entry.video_id: vars(found) for entry, found in zip(fresh, facts, strict=True)}
     rows = []
     for entry, label, name in zip(entries, labels, names, strict=True):
-        status = (root / entry.uri).stat()
-        etag = str(status.st_mtime_ns)
         row: dict[str, Any] = {
             "video_id": entry.video_id,
             "uri": entry.uri,
             "split": splits[entry.video_id],
             "group": entry.group,
         }
-        row |= {"label": int(label) if label >= 0 else None, "label_name": name, "bytes": status.st_size, "etag": etag}
-        old = known.get(entry.video_id)
-        same = old is not None and (old["bytes"], old["etag"]) == (status.st_size, etag)
-        facts = old if same and old is not None else vars(probe(root / entry.uri))
-        rows.append(row | {field: facts[field] for field in Facts.__dataclass_fields__})
+        row |= {"label": int(label) if label >= 0 else None, "label_name": name}
+        row |= {"bytes": entry.size, "etag": entry.etag}
+        said = probed.get(entry.video_id) or known[entry.video_id]
+        rows.append(row | {field: said[field] for field in Facts.__dataclass_fields__})
     return rows
+
+
+def _same(entry: Entry, old: dict[str, Any] | None) -> bool:
+    return old is not None and (old["bytes"], old["etag"]) == (entry.size, entry.etag)
 
 
 def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
@@ -212,32 +217,39 @@ def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
         sources=tuple(
             f"{size}:{etag}" for size, etag in zip(table["bytes"].to_pylist(), table["etag"].to_pylist(), strict=True)
         ),
+        frames=tuple(table["frames"].to_pylist()),
     )
 
 
-def update_plans(context: Context, videos: Videos) -> dict[str, PlanView]:
-    """Extend both plans by what is new, bury what is gone or changed."""
-    return {plan: _update(context, videos, plan) for plan in PLANS}
+Retry = Callable[[str], Collection[Buried]]
 
 
-def _update(context: Context, videos: Videos, name: str) -> PlanView:
+def update_plans(context: Context, videos: Videos, retry: Retry = lambda plan: ()) -> dict[str, PlanView]:
+    """Extend both plans by what is new, bury what is gone or changed; `retry(plan)` is buried and planned again."""
+    return {plan: _update(context, videos, plan, retry(plan)) for plan in PLANS}
+
+
+def _update(context: Context, videos: Videos, name: str, retry: Collection[Buried]) -> PlanView:
     recipe, timing = context.recipe, context.timing(f"plan {name}")
     step = plan_step(recipe, name)
     folder = step.folder(context.workspace)
     sources = {videos.ids[row]: videos.sources[row] for row in videos.of(*planned_splits(recipe, name))}
-    new, buried = difference(read_plan(folder), sources)
+    stands = read_plan(folder)
+    new, buried = difference(stands, sources, retry)
     timing.skipped = not new and not buried
     if not timing.skipped:
-        policy = view_policy(recipe, name)
+        policy, frames = view_policy(recipe, name), dict(zip(videos.ids, videos.frames, strict=True))
         write_about(folder, describe(step))
         with Lease(folder, owner()):
             change = extend_plan(
                 folder,
                 sources,
-                lambda video_id: view_keys(video_id, policy),
+                lambda video_id: view_keys(video_id, policy, frames[video_id]),
                 shard_views=recipe.plan.shard_views,
                 micro_batch=recipe.plan.micro_batch,
+                retry=retry,
             )
+        stands = read_plan(folder)
         LOG.info(
             "plan %s: %d new videos in %d new shards, %d tombstones",
             name,
@@ -245,9 +257,9 @@ def _update(context: Context, videos: Videos, name: str) -> PlanView:
             len(change.new_shards),
             len(change.tombstones),
         )
-    return _view(videos, read_plan(folder))
+    return _view(videos, stands)
 
 
 def _view(videos: Videos, plan: Plan) -> PlanView:
     uris = dict(zip(videos.ids, videos.uris, strict=True))
-    return PlanView(videos.root, dict(plan.shards), frozenset(plan.tombstones), uris)
+    return PlanView(videos.root, plan.shards, frozenset(plan.tombstones), uris)

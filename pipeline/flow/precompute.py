@@ -1,171 +1,273 @@
-"""The precompute steps: frames of both plans, then the teacher's targets, through one graph each, committed by shard.
+"""The precompute steps: frames of both plans and the teachers' targets, through one graph, committed by shard.
+
+    a given teacher    one pass: every video is decoded once, cached and labelled by all teachers
+    a fitted teacher   frames first; the targets, once it is fitted, read them back
 
 What is done is read from plan and markers before torch or Ray is imported; only open shards enter the graph.
 """
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.artifacts.commit import Marker, read_markers
-from pipeline.artifacts.layout import write_about
+from pipeline.artifacts.files import replace
+from pipeline.artifacts.layout import read_json, write_about
 from pipeline.artifacts.lease import Lease
 from pipeline.artifacts.snapshot import pin
-from pipeline.errors import JobError
-from pipeline.flow.build import PLANS, device, view_policy
+from pipeline.config.base import identity_fields
+from pipeline.errors import ConfigError
+from pipeline.flow.build import PLANS, device, frames_job, view_policy
+from pipeline.flow.complete import check_complete
 from pipeline.flow.context import Context
 from pipeline.flow.demands import frame_demands, target_demands
+from pipeline.flow.dry_sizes import targets_bytes
+from pipeline.flow.estimate import PROBED, Estimate, estimate, probe_videos
+from pipeline.flow.meter import Meter, summary_path, table
+from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.plans import PlanView, plan_step
 from pipeline.flow.step import Step, Timing, describe, owner
-from pipeline.flow.targets import targets_step
+from pipeline.flow.targets import codec_of, teacher_jobs, teacher_steps
 from pipeline.flow.teacher import Model
 from pipeline.flow.videos import Views
-from pipeline.targets.committer import ShardCommitter
+from pipeline.targets.committer import ShardCommitter, TeacherTargets
+from pipeline.targets.share import BadShare
+from pipeline.video.views import view_keys
 
 LOG = logging.getLogger(__name__)
 FRAMES_VERSION = 1
-ROWS = pa.schema(
-    [
-        ("plan", pa.string()),
-        ("shard_id", pa.string()),
-        ("micro_batch", pa.int32()),
-        ("video_ids", pa.list_(pa.string())),
-        ("uris", pa.list_(pa.string())),
-        ("clip_ids", pa.list_(pa.string())),
-        ("view_ids", pa.list_(pa.int32())),
-        ("part", pa.string()),
-    ]
-)
+ESTIMATE_FROM = 4096  # views: below, probing would take a good part of the time
 
 
-@dataclass
-class OpenPlan:
-    """One plan with what is still to do: shards without a marker in `folder` (targets, or frames without a teacher)."""
+@dataclass(frozen=True)
+class Work:
+    """What one pass makes: the plans with their open shards, and the steps whose artefacts they write."""
 
-    name: str
-    view: PlanView
-    frames: Path
-    frames_done: dict[str, Marker]
-    targets: Path | None
-    todo: list[str]
+    opened: tuple[OpenPlan, ...]
+    frames: dict[str, Step]
+    teachers: tuple[Model, ...]
+    targets: tuple[dict[str, Step], ...]
+
+    @property
+    def shards(self) -> int:
+        return sum(len(plan.todo) for plan in self.opened)
+
+    @property
+    def labels(self) -> bool:
+        """Whether any open shard is to be labelled."""
+        return any(plan.teachers(shard) for plan in self.opened for shard in plan.todo)
+
+    def again(self) -> "Work":
+        """The same, read anew: others may have committed something while their leases were watched."""
+        return replace_fields(self, opened=tuple(replace_fields(plan) for plan in self.opened))
+
+    def written(self, plan: OpenPlan) -> list[Step]:
+        """The steps whose artefacts this pass writes to."""
+        lacking = {number for shard in plan.todo for number in plan.teachers(shard)}
+        frames = plan.cached and not set(plan.todo) <= plan.frames_done
+        return [*([self.frames[plan.name]] if frames else []), *(self.targets[n][plan.name] for n in sorted(lacking))]
 
 
 def frames_step(context: Context, plan: str) -> Step:
-    """The (growing) raster cache of one plan."""
-    fields = {"reader": context.recipe.precompute.reader}
-    return Step(
-        "frames", "frames", FRAMES_VERSION, fields, {"plan": plan_step(context.recipe, plan).key}, {"plan": plan}
+    """The (growing) raster cache of one plan. Without a cache the pixels are those of a raw one."""
+    section = context.recipe.precompute
+    stored = identity_fields(section) if section.frames == "jpeg" else {}
+    fields = {"reader": section.reader} | {name: stored[name] for name in ("frames", "jpeg_quality") if name in stored}
+    inputs = {"plan": plan_step(context.recipe, plan).key}
+    return Step("frames", "frames", FRAMES_VERSION, fields, inputs, {"plan": plan})
+
+
+def frames(context: Context, plans: dict[str, PlanView], teachers: Sequence[Model] = ()) -> Views:
+    """Decode what is planned and not cached yet, and label it by `teachers` on the way; returns the pinned rasters.
+
+    ConfigError where the recipe caches no frames: nothing can be trained or evaluated then.
+    """
+    refuse_without_frames(context)
+    work = open_plans(context, plans, teachers)
+    _run(context, "precompute" if teachers else "frames", work)
+    folders = {plan.name: plan.frames for plan in work.opened}
+    snapshots = {plan: pin(folders[plan], tombstones=plans[plan].tombstones) for plan in PLANS}
+    keys = {plan: work.frames[plan].key for plan in PLANS}
+    context.keys |= {f"frames-{plan}": key for plan, key in keys.items()}
+    return Views(folders, snapshots, keys)
+
+
+def teacher_targets(
+    context: Context, plans: dict[str, PlanView], teachers: Sequence[Model]
+) -> tuple[dict[str, Step], ...]:
+    """The teachers' targets of every view of both plans; returns their steps, per teacher and plan."""
+    work = open_plans(context, plans, teachers)
+    _run(context, "precompute", work)
+    for number, steps in enumerate(work.targets):
+        name = f"targets-{number + 1}" if number else "targets"
+        context.keys |= {f"{name}-{plan}": steps[plan].key for plan in PLANS}
+    return work.targets
+
+
+def refuse_without_frames(context: Context) -> None:
+    """ConfigError where the recipe keeps targets alone."""
+    if context.recipe.precompute.frames == "none":
+        raise ConfigError(
+            "precompute.frames is none: targets alone are stored, by a given teacher (teacher.fit: false) and with "
+            "`stagedkd precompute`; training and evaluation read frames. Set precompute.frames to raw or jpeg"
+        )
+
+
+def open_plans(context: Context, plans: dict[str, PlanView], teachers: Sequence[Model]) -> Work:
+    """What is to do, from plan and markers alone."""
+    steps = {plan: frames_step(context, plan) for plan in PLANS}
+    keys = {plan: step.key for plan, step in steps.items()}
+    targets = tuple(teacher_steps(context, keys, teacher.key) for teacher in teachers)
+    cached = context.recipe.precompute.frames != "none"
+    opened = tuple(
+        OpenPlan(
+            plan,
+            plans[plan],
+            steps[plan].folder(context.workspace),
+            cached,
+            tuple(each[plan].folder(context.workspace) for each in targets),
+        )
+        for plan in PLANS
+    )
+    return Work(opened, steps, tuple(teachers), targets)
+
+
+def _run(context: Context, name: str, work: Work) -> None:
+    timing = context.timing(name)
+    planned = sum(len(plan.view.shards) for plan in work.opened)
+    if not work.shards:
+        timing.skipped = True
+        LOG.info("%s: done before, %d shards", name, planned)
+        return
+    with contextlib.ExitStack() as stack:
+        checks = _leases(context, work, stack)
+        work = work.again()
+        views = sum(plan.open_views for plan in work.opened)
+        LOG.info("%s: %d of %d shards to do, %d views", name, work.shards, planned, views)
+        if not work.shards:
+            return
+        share = BadShare(context.recipe.precompute.max_bad_share)
+        committers = {
+            plan.name: _committer(context, plan, work, checks[plan.name], share) for plan in work.opened if plan.todo
+        }
+        tallies = [committer.tally for committer in committers.values()]
+        meter = stack.enter_context(Meter(name, views, tallies, _estimate(context, work, views)))
+        for row in _stream(context, name, work, committers, timing, meter):
+            committer = committers[row["plan"]]
+            if shard := committer.add(row):
+                LOG.debug("%s: committed %s of the %s plan", name, shard, row["plan"])
+            meter.note(row, len(json.loads(row["slots"])), sum(each.open_shards for each in committers.values()))
+        check_complete(work.opened)
+        _summarise(context, name, meter.finish())
+
+
+def _summarise(context: Context, name: str, numbers: dict[str, Any]) -> None:
+    """Into the run's record, onto stderr and to MLflow."""
+    path = summary_path(context.workspace.run(context.name))
+    whole = (read_json(path) or {}) | {name: numbers}
+    replace(path, (json.dumps(whole, indent=1) + "\n").encode())
+    LOG.info("%s: done\n%s", name, table(numbers))
+    if context.recipe.tracking.enabled:
+        flat = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
+        context.track().log(context.parent_run, {f"{name}/{key}": value for key, value in flat.items()})
+
+
+def _estimate(context: Context, work: Work, views: int) -> Estimate | None:
+    """Worked out from a few videos where the job is long enough to be worth it."""
+    if views < ESTIMATE_FROM:
+        return None
+    recipe = context.recipe
+    counts = {plan.name: plan.open_views for plan in work.opened}
+    each = {plan: len(view_keys("v", view_policy(recipe, plan), None)) for plan in PLANS}
+    paths = [path for plan in work.opened for path in plan.some_paths(PROBED)][:PROBED]
+    videos = {plan: count // each[plan] for plan, count in counts.items()}
+    return estimate(
+        recipe, videos, counts, targets_bytes(recipe, 0) if work.teachers else None, probe_videos(recipe, paths)
     )
 
 
-def frames(context: Context, plans: dict[str, PlanView]) -> Views:
-    """Decode what is planned and not cached yet; returns the pinned rasters of both plans."""
-    steps = {plan: frames_step(context, plan) for plan in PLANS}
-    opened = [_open(context, plan, plans[plan], steps[plan], None) for plan in PLANS]
-    _run(context, "frames", opened, steps, None)
-    folders = {plan: steps[plan].folder(context.workspace) for plan in PLANS}
-    snapshots = {plan: pin(folders[plan], tombstones=plans[plan].tombstones) for plan in PLANS}
-    context.keys |= {f"frames-{plan}": steps[plan].key for plan in PLANS}
-    return Views(folders, snapshots, {plan: steps[plan].key for plan in PLANS})
+def _leases(context: Context, work: Work, stack: contextlib.ExitStack) -> dict[str, Callable[[], None]]:
+    """Holds the lease of every artefact that is written; per plan a check that asks all of its own.
+
+    Whoever holds one is watched for half a minute: all of them at the same time, and then they are taken in order.
+    """
+    leases = {plan.name: [_lease(context, step) for step in work.written(plan)] for plan in work.opened}
+    every = [lease for each in leases.values() for lease in each]
+    with ThreadPoolExecutor(max(1, len(every))) as threads:
+        list(threads.map(Lease.look, every))
+    for lease in every:
+        stack.enter_context(lease)
+    return {plan: functools.partial(_check_all, each) for plan, each in leases.items()}
 
 
-def teacher_targets(context: Context, plans: dict[str, PlanView], teacher: Model) -> dict[str, Step]:
-    """The teacher's targets of every view of both plans; returns their steps."""
-    recipe = context.recipe
-    run_device = device(recipe.precompute.device)
-    frame_steps = {plan: frames_step(context, plan) for plan in PLANS}
-    steps = {
-        plan: targets_step(context, frame_steps[plan].key, teacher.key, run_device, recipe.precompute.dtype)
-        for plan in PLANS
-    }
-    opened = [_open(context, plan, plans[plan], frame_steps[plan], steps[plan]) for plan in PLANS]
-    _run(context, "precompute", opened, steps, teacher)
-    context.keys |= {f"targets-{plan}": steps[plan].key for plan in PLANS}
-    return steps
-
-
-def _open(context: Context, name: str, view: PlanView, frame_step: Step, target_step: Step | None) -> OpenPlan:
-    frames_folder = frame_step.folder(context.workspace)
-    frames_done = read_markers(frames_folder)
-    targets = target_step.folder(context.workspace) if target_step else None
-    done = read_markers(targets) if targets else frames_done
-    todo = [shard for shard in view.shards if shard not in done]
-    return OpenPlan(name, view, frames_folder, frames_done, targets, todo)
-
-
-def _run(context: Context, name: str, opened: list[OpenPlan], steps: dict[str, Step], teacher: Model | None) -> None:
-    timing = context.timing(name)
-    shards = sum(len(plan.todo) for plan in opened)
-    if not shards:
-        timing.skipped = True
-        LOG.info("%s: done before, %d shards", name, sum(len(plan.view.shards) for plan in opened))
-        return
-    views = sum(plan.view.shards[shard].num_rows for plan in opened for shard in plan.todo)
-    LOG.info("%s: %d of %d shards to do, %d views", name, shards, sum(len(plan.view.shards) for plan in opened), views)
-    with contextlib.ExitStack() as stack:
-        leases = {plan.name: _lease(context, plan, steps[plan.name], stack) for plan in opened if plan.todo}
-        committers = {plan.name: _committer(context, plan, leases[plan.name].check) for plan in opened if plan.todo}
-        for row in _stream(context, name, opened, teacher, timing):
-            shard = committers[row["plan"]].add(row)
-            if shard:
-                LOG.info("%s: committed %s of the %s plan", name, shard, row["plan"])
-    _check_complete(opened, committers)
-
-
-def _lease(context: Context, plan: OpenPlan, step: Step, stack: contextlib.ExitStack) -> Lease:
+def _lease(context: Context, step: Step) -> Lease:
     folder = step.folder(context.workspace)
     write_about(folder, describe(step))
-    return stack.enter_context(Lease(folder, owner()))
+    return Lease(folder, owner())
 
 
-def _committer(context: Context, plan: OpenPlan, check: Callable[[], None]) -> ShardCommitter:
-    recipe = context.recipe
-    root = plan.view.root
+def _check_all(leases: list[Lease]) -> None:
+    for lease in leases:
+        lease.check()
+
+
+def _committer(
+    context: Context, plan: OpenPlan, work: Work, check: Callable[[], None], share: BadShare
+) -> ShardCommitter:
+    recipe, root = context.recipe, f"{plan.view.root}/"
+    facts = {"device": device(recipe.precompute.device)}
     return ShardCommitter(
-        parts={shard: len(_micro_batches(plan.view.shards[shard])) for shard in plan.todo},
-        frames=plan.frames,
-        frames_done=plan.frames_done,
-        targets=plan.targets,
-        dtype=recipe.precompute.codec.dtype,
-        byte_stream_split=recipe.precompute.codec.byte_stream_split,
-        facts={"device": device(recipe.precompute.device), "micro_batch": recipe.plan.micro_batch},
+        parts={},
+        frames=plan.frames if plan.cached else None,
+        teachers=tuple(TeacherTargets(folder, codec_of(recipe, plan.name), facts) for folder in plan.targets),
         check=check,
-        uri_of=lambda path: str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path,
+        known=plan.known,
+        facts={"micro_batch": recipe.plan.micro_batch},
+        uri_of=lambda path: path.removeprefix(root),
+        share=share,
     )
 
 
 def _stream(
-    context: Context, name: str, opened: list[OpenPlan], teacher: Model | None, timing: Timing
+    context: Context,
+    name: str,
+    work: Work,
+    committers: dict[str, ShardCommitter],
+    timing: Timing,
+    meter: Meter,
 ) -> Iterator[dict[str, Any]]:
     began = time.monotonic()
-    pools = _pools(context, name, teacher)
+    pools = _pools(context, name, work.labels)
     from pipeline.on_ray.precompute import stream
 
+    build_frames, build_teacher = _stages(context, work)
     timing.startup_s += time.monotonic() - began
     began = time.monotonic()
-    build_frames, build_teacher = _stages(context, opened, teacher)
-    with tempfile.TemporaryDirectory(prefix="stagedkd-rows-", dir=context.workspace.root) as folder:
-        path = Path(folder) / "rows.parquet"
-        pq.write_table(micro_batch_rows(opened), path)
-        yield from stream(path, build_frames, build_teacher, pools)
+    meter.begin(pools)
+    tables = itertools.chain.from_iterable(_issued(plan, committers) for plan in work.opened)
+    yield from stream(tables, build_frames, build_teacher, pools, open_shards=context.recipe.precompute.open_shards)
     timing.work_s += time.monotonic() - began
 
 
-def _pools(context: Context, name: str, teacher: Model | None) -> Any:
+def _issued(plan: OpenPlan, committers: dict[str, ShardCommitter]) -> Iterator[Any]:
+    """The rows of a plan's open shards; the committer learns how many there are of each."""
+    for shard, rows in zip(plan.todo, plan.rows(), strict=True):
+        committers[plan.name].parts[shard] = rows.num_rows
+        yield rows
+
+
+def _pools(context: Context, name: str, labels: bool) -> Any:
     """As many decode actors as fit beside the teacher's, once the cluster has them free."""
     recipe, session = context.recipe, context.ray()
     capacity = session.capacity()
-    demands = target_demands(recipe, capacity) if teacher else frame_demands(recipe, capacity)
+    demands = target_demands(recipe, capacity) if labels else frame_demands(recipe, capacity)
     session.require(name, demands)
     from pipeline.on_ray.precompute import Pools
 
@@ -173,73 +275,13 @@ def _pools(context: Context, name: str, teacher: Model | None) -> Any:
     return Pools(decode, rest[0] if rest else None)
 
 
-def _stages(context: Context, opened: list[OpenPlan], teacher: Model | None) -> tuple[Any, Any]:
-    from pipeline.video.micro_batch import FramesJob, FramesStage
+def _stages(context: Context, work: Work) -> tuple[Any, Any]:
+    from pipeline.video.micro_batch import FramesStage
 
-    recipe = context.recipe
-    job = FramesJob(
-        policies={plan: view_policy(recipe, plan) for plan in PLANS},
-        folders={plan.name: str(plan.frames) for plan in opened},
-        micro_batch=recipe.plan.micro_batch,
-        reader=recipe.precompute.reader,
-        deadline=recipe.precompute.deadline,
-        keep_pixels=teacher is not None,
-    )
-    build_frames = functools.partial(FramesStage, job)
-    if teacher is None:
-        return build_frames, None
+    folders = {plan.name: plan.frames for plan in work.opened}
+    decode = functools.partial(FramesStage, frames_job(context.recipe, folders, keep_pixels=work.labels))
+    if not work.labels:
+        return decode, None
     from pipeline.flow.teacher_stage import TeacherStage
 
-    section = recipe.precompute
-    build = functools.partial(
-        TeacherStage,
-        str(teacher.folder),
-        recipe.plan.micro_batch,
-        device(section.device),
-        section.dtype,
-        recipe.train.threads,
-    )
-    return build_frames, build
-
-
-def micro_batch_rows(opened: list[OpenPlan]) -> pa.Table:
-    """The open micro-batches as one row each; `part` names the micro-batch's committed frames, if there are any."""
-    rows = [row for plan in opened for shard in plan.todo for row in _shard_rows(plan, shard)]
-    return pa.Table.from_pylist(rows, schema=ROWS)
-
-
-def _shard_rows(plan: OpenPlan, shard: str) -> Iterator[dict[str, Any]]:
-    table = plan.view.shards[shard]
-    done = plan.frames_done.get(shard)
-    for number, (start, stop) in enumerate(_micro_batches(table)):
-        part = table.slice(start, stop - start)
-        videos = part.column("video_id").to_pylist()
-        yield {
-            "plan": plan.name,
-            "shard_id": shard,
-            "micro_batch": number,
-            "video_ids": videos,
-            "uris": [plan.view.path(video) for video in videos],
-            "clip_ids": part.column("clip_id").to_pylist(),
-            "view_ids": part.column("view_id").to_pylist(),
-            "part": json.dumps(asdict(done.objects[number])) if done else "",
-        }
-
-
-def _micro_batches(table: pa.Table) -> list[tuple[int, int]]:
-    """Row ranges of a shard's micro-batches, in order."""
-    numbers = table.column("micro_batch").to_numpy()
-    starts = [0, *(i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1])]
-    return list(zip(starts, [*starts[1:], len(numbers)], strict=True))
-
-
-def _check_complete(opened: list[OpenPlan], committers: dict[str, ShardCommitter]) -> None:
-    """targets ∪ quarantine ∪ tombstones = plan: every planned shard must stand committed now."""
-    for plan in opened:
-        folder = plan.targets or plan.frames
-        missing = sorted(set(plan.view.shards) - read_markers(folder).keys())
-        if missing:
-            raise JobError(f"{folder}: {len(missing)} shards were not committed ({missing[0]} …): run again")
-    quarantined = {video: reason for done in committers.values() for video, reason in done.quarantined.items()}
-    if quarantined:
-        LOG.warning("%d videos in quarantine: %s", len(quarantined), ", ".join(sorted(set(quarantined.values()))))
+    return decode, functools.partial(TeacherStage, teacher_jobs(context.recipe, work.teachers))

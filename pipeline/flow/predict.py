@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.flow.build import TESTING
 from pipeline.flow.step import content
 
 
@@ -38,10 +39,12 @@ def predict_videos(paths: Sequence[Path], model: Path, *, top: int = 5, deadline
 
 def _predict(path: Path, network: Any, policy: Any, child: Any, top: int) -> Prediction:
     from pipeline.evaluation.predict import predict, softmax, top_classes
+    from pipeline.manifest.probe import probe
     from pipeline.video.sandbox import DecodeFailure
     from pipeline.video.views import draw, view_keys
 
-    views = [draw(policy, clip_id, view_id) for clip_id, view_id in view_keys(path.name, policy)]
+    keys = view_keys(path.name, policy, probe(path).frames if policy.windows == "dense" else None)
+    views = [draw(policy, clip_id, view_id) for clip_id, view_id in keys]
     try:
         outcome = child.decode(str(path), views, policy)
     except OSError as error:
@@ -49,7 +52,7 @@ def _predict(path: Path, network: Any, policy: Any, child: Any, top: int) -> Pre
     if isinstance(outcome, DecodeFailure):
         return Prediction(str(path), [], f"{outcome.reason}: {outcome.message}")
     frames = np.stack([view.frames for view in outcome])
-    mean = softmax(predict(network, frames, batch=len(frames))).mean(axis=0)
+    mean = softmax(predict(network, frames, batch=min(len(frames), 16))).mean(axis=0)
     return Prediction(str(path), top_classes(mean, network.classes, top))
 
 
@@ -68,5 +71,5 @@ def _policy(facts: dict[str, Any], folder: Path) -> Any:
         frame_stride=raster["frame_stride"],
         overflow=raster["overflow"],
         clips_per_video=raster["clips_per_video"],
-        views_per_clip=1,
+        **{name: raster[name] for name in TESTING if name in raster},
     )

@@ -4,12 +4,14 @@ import json
 import logging
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.files import replace
 from pipeline.artifacts.layout import read_json
+from pipeline.artifacts.places import is_remote
 from pipeline.config.load import recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
@@ -17,10 +19,11 @@ from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
 from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
-from pipeline.flow.plans import PlanView, scan, update_plans
-from pipeline.flow.precompute import frames, teacher_targets
-from pipeline.flow.targets import Targets, pinned_targets
-from pipeline.flow.teacher import Model, fitted_teacher, given_teacher
+from pipeline.flow.plans import PlanView, Retry, scan, update_plans
+from pipeline.flow.precompute import frames, refuse_without_frames, teacher_targets
+from pipeline.flow.retry import quarantined
+from pipeline.flow.targets import Targets, check_classes, check_targets, pinned_targets
+from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
 from pipeline.flow.videos import Videos, Views
 
 if TYPE_CHECKING:
@@ -52,29 +55,58 @@ class Way:
         return Trained("teacher", "teacher", self.teacher, _teacher_steps(self.context.recipe), self.stored)
 
 
-def begin(context: Context) -> Way:
-    """simulate (where the recipe says so), manifest and plans: seconds, without torch or Ray."""
+def begin(context: Context, retry: Sequence[str] | None = None) -> Way:
+    """simulate (where the recipe says so), manifest and plans: seconds, without torch or Ray.
+
+    `retry`: plan quarantined videos again, those of these reasons (none named: all).
+    """
     preflight(context.recipe, local=context.local)
+    check_targets(context.recipe)
     videos = scan(context)
-    return Way(context, videos, update_plans(context, videos))
+    again: Retry = lambda plan: () if retry is None else quarantined(context, plan, retry)  # noqa: E731
+    return Way(context, videos, update_plans(context, videos, again))
 
 
 def to_frames(way: Way) -> Way:
-    """Rasters of both plans. A given teacher is taken first: classes that do not match end a run before Ray starts."""
-    if not way.context.recipe.teacher.fit:
-        way.teacher = given_teacher(way.context)
-        class_index(way)
-    way.views = frames(way.context, way.plans)
+    """Rasters of both plans. A given teacher is taken first, so classes that do not match end a run before Ray starts,
+    and labels in the same pass."""
+    refuse_without_frames(way.context)
+    teachers = _given(way)
+    way.views = frames(way.context, way.plans, teachers)
+    if teachers:
+        way.stored = _stored(way, teachers)
     check_memory(way.context, way.views)
     return way
 
 
+def _given(way: Way) -> list[Model]:
+    """The recipe's own teacher, where it is given, and the further ones; none while the own one is to be fitted."""
+    if way.context.recipe.teacher.fit:
+        return []
+    teachers = given_teachers(way.context)
+    way.teacher = teachers[0]
+    class_index(way)
+    return teachers
+
+
+def precompute(way: Way) -> Path:
+    """All teachers' targets, and frames where they are cached; the folder of the main teacher's training targets.
+
+    With a given teacher nothing else is needed: no label, no other step. ConfigError where one is to be fitted and no
+    frames are cached.
+    """
+    if way.context.recipe.teacher.fit:
+        return to_targets(way).taught.targets.folders["train"]
+    steps = teacher_targets(way.context, way.plans, _given(way))
+    return steps[0]["train"].folder(way.context.workspace)
+
+
 def to_labels(way: Way) -> Way:
     """Refined labels, out of fold; or judged by a given teacher that never saw them, which then labels first."""
+    judged_by_teacher(way.context.recipe)
     to_frames(way)
-    if judged_by_teacher(way.context.recipe):
-        way.stored = _stored(way)
-    way.labels = refined_labels(way.context, way.videos, way.views, way.stored)
+    judge = way.stored if judged_by_teacher(way.context.recipe) else None
+    way.labels = refined_labels(way.context, way.videos, way.views, judge)
     return way
 
 
@@ -102,7 +134,7 @@ def to_teacher(way: Way) -> Way:
 def to_targets(way: Way) -> Way:
     """The teacher's stored targets."""
     to_teacher(way)
-    way.stored = way.stored or _stored(way)
+    way.stored = way.stored or _stored(way, [way.teacher, *more_teachers(way.context)])
     return way
 
 
@@ -115,8 +147,8 @@ def to_cascade(way: Way) -> Way:
     return way
 
 
-def _stored(way: Way) -> Targets:
-    steps = teacher_targets(way.context, way.plans, way.teacher)
+def _stored(way: Way, teachers: list[Model]) -> Targets:
+    steps = teacher_targets(way.context, way.plans, teachers)[0]
     return pinned_targets(way.context, steps, {plan: way.plans[plan].tombstones for plan in steps}, class_index(way))
 
 
@@ -126,13 +158,15 @@ def class_index(way: Way) -> tuple[int, ...] | None:
         return None
     from pipeline.flow.step import content
     from pipeline.models.classes import match_classes
-    from pipeline.models.weights import read_facts
+    from pipeline.models.facts import read_facts
 
     facts, section = read_facts(content(way.teacher.folder)), way.context.recipe.classes
     index = match_classes(
         facts["classes"] or facts["num_classes"], way.videos.classes, section.map, section.trust_order
     )
-    return tuple(int(column) for column in index)
+    columns = tuple(int(column) for column in index)
+    check_classes(way.context.recipe, columns, facts["num_classes"])
+    return columns
 
 
 def to_student(way: Way) -> Way:
@@ -209,7 +243,7 @@ def _summarise(context: Context, way: Way, folder: Path, exported: Path, seconds
         "seconds": {"total": seconds, "startup": startup, "work": seconds - startup},
         "steps": [asdict(timing) for timing in context.timings],
         "keys": context.keys,
-        "export": str(exported.relative_to(context.workspace.root)),
+        "export": _shown(exported, context.workspace.root),
         "networks": [_row(entry) for entry in metrics["networks"]],
         "room": metrics["room"],
         "split": metrics["split"],
@@ -217,6 +251,11 @@ def _summarise(context: Context, way: Way, folder: Path, exported: Path, seconds
     }
     replace(folder / "recipe.yaml", recipe_yaml(context.recipe).encode())
     replace(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+
+
+def _shown(path: Path, root: Path) -> str:
+    """Below the workspace relative to it, so that the workspace may move."""
+    return path.relative_to(root).as_posix() if not is_remote(path) and path.is_relative_to(root) else str(path)
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
@@ -246,14 +285,16 @@ def _sample(way: Way) -> str:
 
 def _track(context: Context, way: Way, exported: Path) -> None:
     from pipeline.flow.evaluate import read_metrics
+    from pipeline.flow.step import content
 
     tracker, run_id = context.track(), context.parent_run
     for entry in read_metrics(way.evaluation)["networks"]:
         name = re.sub(r"[^\w.-]+", "-", entry["name"].replace("×", "x"), flags=re.ASCII)
         tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
     tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
-    tracker.artefact(run_id, exported, "export")
-    tracker.model(run_id, exported, "student")
+    files = content(exported)
+    tracker.artefact(run_id, files, "export")
+    tracker.model(run_id, files, "student")
 
 
 def _teacher_steps(recipe: Recipe) -> int:

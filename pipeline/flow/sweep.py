@@ -22,7 +22,7 @@ from pipeline.flow.cascade import CascadePlan, CascadePlanner, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.demands import sweep_demands
 from pipeline.flow.host import group_work
-from pipeline.flow.step import Made, Step, content, ensure, files_of
+from pipeline.flow.step import Made, Step, content, ensure, files_of, inside
 from pipeline.flow.tasks import Host, execute
 
 LOG = logging.getLogger(__name__)
@@ -52,9 +52,8 @@ def sweep(way: Any) -> Path:
     context.keys["sweep"] = step.key
     timing = context.timing("sweep")
     folder = ensure(step, context.workspace, lambda out, attempt: _sweep(way, teacher, out, attempt, timing), timing)
-    found = content(folder)
-    _publish(context, found)
-    return found
+    _publish(context, content(folder))
+    return inside(folder)
 
 
 def trial_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -113,10 +112,10 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
     tracker.finish(parent)
     results = [_row(outcome) for outcome in outcomes]
     winner = max((row for row in results if row["score"] is not None), key=lambda row: row["score"])
-    inside = folder / attempt
-    inside.mkdir()
-    (inside / RESULTS).write_text(json.dumps({"trials": results, "winner": winner}, indent=1))
-    (inside / "winner.yaml").write_text(recipe_yaml(_winner(context.recipe, winner["values"])))
+    made = folder / attempt
+    made.mkdir()
+    (made / RESULTS).write_text(json.dumps({"trials": results, "winner": winner}, indent=1))
+    (made / "winner.yaml").write_text(recipe_yaml(_winner(context.recipe, winner["values"])))
     return files_of(folder, attempt), {"score": winner["score"], "values": winner["values"]}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.layout import Workspace
+from pipeline.artifacts.places import is_remote
 
 
 def closing_lines(workspace: Workspace, name: str) -> str:
@@ -43,6 +44,11 @@ def _next(workspace: Workspace, folder: Path, summary: dict[str, Any]) -> list[s
     return [
         f"report:        {folder / 'report.html'}",
         f"MLflow:        .venv/bin/mlflow server --backend-store-uri {workspace.tracking_uri} --port 5000 --workers 1",
-        f"try it:        .venv/bin/stagedkd predict {summary['sample']} --model {workspace.root / summary['export']}",
+        f"try it:        .venv/bin/stagedkd predict {summary['sample']} --model {_export(workspace, summary)}",
         "your videos:   .venv/bin/stagedkd run jobs/recipes/videos.yaml --set manifest.root=DIR",
     ]
+
+
+def _export(workspace: Workspace, summary: dict[str, Any]) -> str:
+    shown = str(summary["export"])
+    return shown if is_remote(shown) else str(workspace.root / shown)

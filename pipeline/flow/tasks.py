@@ -19,6 +19,8 @@ import torch.distributed as dist
 
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_markers, read_object, write_table
 from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.files import make_folder, read_if_present, remove, replace
+from pipeline.artifacts.places import is_remote, place
 from pipeline.artifacts.schemas import column
 from pipeline.artifacts.snapshot import load as load_snapshot
 from pipeline.distill.data import DataSpec, load
@@ -27,7 +29,7 @@ from pipeline.distill.phases import plan_phases
 from pipeline.distill.plain import Json
 from pipeline.distill.spec import Job
 from pipeline.distill.state import FolderCheckpoints
-from pipeline.flow.step import TABLE, content, finish, is_done
+from pipeline.flow.step import TABLE, content, finish, is_done, staged
 from pipeline.models.weights import load_network, save_network
 from pipeline.targets.codec import encode
 from pipeline.targets.labeler import Labeler
@@ -94,29 +96,34 @@ class _Reporter:
 
     def __init__(self, host: Host, task: TrainTask) -> None:
         self.host, self.task = host, task
-        self.file = Path(task.out) / "history.jsonl"
+        self.file = place(task.out) / "history.jsonl"
         self.history = self._before() if host.rank == 0 else []
         self._sent, self._said = 0.0, time.monotonic()
 
     def _before(self) -> list[dict[str, float]]:
         """What an attempt that was killed had logged; a torn last line is cut off, since lines are appended to it."""
-        if not self.file.is_file():
-            return []
-        whole, _, torn = self.file.read_text().rpartition("\n")
+        whole, _, torn = (read_if_present(self.file) or b"").decode().rpartition("\n")
         if torn:
-            self.file.write_text(f"{whole}\n" if whole else "")
+            replace(self.file, (f"{whole}\n" if whole else "").encode())
         return [json.loads(line) for line in whole.splitlines()]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         record = {"step": float(step), **{name: float(value) for name, value in metrics.items()}}
         self.history = [*(old for old in self.history if old["step"] < step), record]
         if self.host.rank == 0:
-            with self.file.open("a") as stream:
-                stream.write(json.dumps(record) + "\n")
+            self._keep(record)
         if self.host.rank == 0 and time.monotonic() - self._said > SAY_EVERY:
             job = self.task.job
             say(f"{job.name}: step {step} of {job.steps}, loss {metrics.get('loss', float('nan')):.3f}")
             self.flush()
+
+    def _keep(self, record: Mapping[str, float]) -> None:
+        """Nothing can be appended to an object, so there the history is written whole."""
+        if is_remote(self.file):
+            replace(self.file, "".join(f"{json.dumps(old)}\n" for old in self.history).encode())
+            return
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
 
     def flush(self) -> None:
         """Send what is new."""
@@ -156,19 +163,19 @@ def open_tasks(tasks: Iterable[Task]) -> list[Task]:
 
 def _task_done(task: Task) -> bool:
     if isinstance(task, TrainTask):
-        return is_done(Path(task.out))
+        return is_done(place(task.out))
     if isinstance(task, StatisticsTask):
-        return is_done(Path(task.out), TABLE)
-    wanted = load_snapshot(Path(task.frames), task.snapshot).shards
-    return {shard.shard_id for shard in wanted} <= read_markers(Path(task.out)).keys()
+        return is_done(place(task.out), TABLE)
+    wanted = load_snapshot(place(task.frames), task.snapshot).shards
+    return {shard.shard_id for shard in wanted} <= read_markers(place(task.out)).keys()
 
 
 def run_training(task: TrainTask, host: Host) -> None:
     """Train one network and commit it; rank 0 writes."""
-    folder = Path(task.out)
+    folder = place(task.out)
     if is_done(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     reporter = _Reporter(host, task)
     checkpoints = FolderCheckpoints(folder / "checkpoints")
     trained = train(task.job, _load(task.data), reporter, checkpoints, rank=host.rank, world=host.world)
@@ -178,7 +185,7 @@ def run_training(task: TrainTask, host: Host) -> None:
     host.report(task.job.name, reporter.history[-1] if reporter.history else {})
     if host.rank == 0:
         checkpoints.clear()
-        reporter.file.unlink(missing_ok=True)
+        remove(reporter.file)
         host.tracker.finish(task.run_id)
 
 
@@ -186,26 +193,26 @@ def _write_model(
     folder: Path, task: TrainTask, network: Any, metrics: Mapping[str, Any], history: list[dict[str, float]]
 ) -> None:
     attempt = new_attempt()
-    inside = folder / attempt
-    inside.mkdir()
-    save_network(inside, network, task.extras)
-    (inside / "job.json").write_text(json.dumps(task.job.to_json(), indent=1, sort_keys=True))
     phases = plan_phases(task.job.schedule, task.job.steps, task.job.share, network.substages, task.job.objective)
     spans = [(phase.first_step, phase.stop) for phase in phases]
-    (inside / "metrics.json").write_text(json.dumps({"final": dict(metrics), "history": history, "phases": spans}))
-    finish(folder, attempt, {"steps": task.job.steps, "name": task.job.name})
+    with staged(folder) as local:
+        inside = local / attempt
+        inside.mkdir()
+        save_network(inside, network, task.extras)
+        (inside / "job.json").write_text(json.dumps(task.job.to_json(), indent=1, sort_keys=True))
+        (inside / "metrics.json").write_text(json.dumps({"final": dict(metrics), "history": history, "phases": spans}))
+        finish(folder, attempt, {"steps": task.job.steps, "name": task.job.name}, staged_in=local)
 
 
 def run_statistics(task: StatisticsTask) -> None:
     """One pass over the targets in shard order."""
-    out = Path(task.out)
+    out = place(task.out)
     if is_done(out, TABLE):
         return
     targets = open_dataset(task.targets, task.snapshot)
     names = [name for name in targets.shard(targets.shard_ids[0]).column_names if name.startswith("substage_")]
     table = channel_statistics((targets.shard(shard, names) for shard in targets.shard_ids), len(names))
     attempt = new_attempt()
-    out.mkdir(parents=True, exist_ok=True)
     commit(out, Marker(TABLE, attempt, (write_table(out, f"statistics.{attempt}.parquet", table),)))
 
 
@@ -223,14 +230,13 @@ def _load(spec: DataSpec) -> Any:
 
 def run_labelling(task: LabelTask, host: Host) -> None:
     """Write the targets of every shard that has none yet; the ranks share the shards."""
-    out = Path(task.out)
+    out = place(task.out)
     frames = open_dataset(task.frames, task.snapshot)
     done = read_markers(out)
     # By place in the snapshot: what is missing changes while the other ranks commit.
     mine = [shard for shard in frames.snapshot.shards[host.rank :: host.world] if shard.shard_id not in done]
     if not mine:
         return
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(task.threads)
     labeler = network_labeler(task)
     for shard in mine:
@@ -238,13 +244,13 @@ def run_labelling(task: LabelTask, host: Host) -> None:
 
 
 def network_labeler(task: LabelTask) -> Labeler:
-    network = load_network(content(Path(task.model)))
+    network = load_network(content(place(task.model)))
     return Labeler(network, task.micro_batch, task.device, task.dtype)
 
 
 def _label_shard(task: LabelTask, labeler: Labeler, shard: Marker, out: Path) -> None:
     """One forward per part of the shard, so that a batch never mixes micro-batches."""
-    source = Path(task.frames)
+    source = place(task.frames)
     outputs: list[Mapping[str, np.ndarray]] = []
     rows: list[dict[str, Any]] = []
     lost: set[str] = set()

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.base import identity_fields
+from pipeline.config.networks import GivenTeacher
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
-from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, train_device
+from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, testing, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.host import run_tasks
-from pipeline.flow.step import Made, Step, ensure, files_of
+from pipeline.flow.step import Made, Step, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
@@ -36,9 +37,7 @@ def fitted_teacher(context: Context, videos: Videos, views: Views, labels: Path)
     step = fit_step(context, videos, views, labels.name)
     folder = step.folder(context.workspace)
     data = DataSpec(str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels))
-    run_id = (
-        context.track().start_run("teacher", parent=context.parent_run) if not (folder / "done.json").is_file() else ""
-    )
+    run_id = context.track().start_run("teacher", parent=context.parent_run) if not is_done(folder) else ""
     task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, saw_labels=True), run_id)
     _about(step, folder)
     run_tasks(context, "fit-teacher", [task], timing, step.key)
@@ -86,34 +85,78 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
 
 def given_step(recipe: Recipe) -> Step:
     """The step of a given teacher: known before anything runs."""
-    section = recipe.teacher
-    if section.weights is None:
+    if recipe.teacher.weights is None and not recipe.teacher.labeler:
         raise ConfigError("teacher.fit is false, so teacher.weights must name the teacher's weights")
-    fields = {"network": network_fields(section), "classes": list(_named(recipe)), "saw_labels": section.saw_labels}
-    return Step("given-teacher", "models", GIVEN_VERSION, fields, {}, {"name": "teacher"})
+    return _given_step(recipe.teacher, "teacher", saw_labels=recipe.teacher.saw_labels)
 
 
-def _named(recipe: Recipe) -> tuple[str, ...]:
-    return read_classes(recipe.teacher.classes) if recipe.teacher.classes else ()
+def more_steps(recipe: Recipe) -> list[Step]:
+    """The steps of precompute.more_teachers. ConfigError where one names no weights, or two are the same network."""
+    steps = []
+    for number, section in enumerate(recipe.precompute.more_teachers):
+        if section.weights is None and not section.labeler:
+            where = f"precompute.more_teachers[{number}]"
+            raise ConfigError(f"{where}.weights must name its weights: further teachers are taken as they are")
+        steps.append(_given_step(section, more_name(number), saw_labels=True))
+    keys = [step.key for step in ([] if recipe.teacher.fit else [given_step(recipe)]) + steps]
+    if len(set(keys)) < len(keys):
+        raise ConfigError("precompute.more_teachers names a teacher twice (or the recipe's own): leave one out")
+    return steps
+
+
+def more_name(number: int) -> str:
+    """`teacher-2` for the first of precompute.more_teachers: the recipe's own is the first teacher."""
+    return f"teacher-{number + 2}"
+
+
+def _given_step(section: GivenTeacher, name: str, *, saw_labels: bool) -> Step:
+    fields = {"network": network_fields(section), "classes": list(_named(section)), "saw_labels": saw_labels}
+    fields |= {"labeler": True} if section.labeler else {}
+    return Step("given-teacher", "models", GIVEN_VERSION, fields, {}, {"name": name})
+
+
+def _named(section: GivenTeacher) -> tuple[str, ...]:
+    return read_classes(section.classes) if section.classes else ()
 
 
 def given_teacher(context: Context) -> Model:
     """The teacher of a recipe with `teacher.fit: false`, saved among the models."""
-    step, classes = given_step(context.recipe), _named(context.recipe)
-    work = lambda out, attempt: _save_given(context, classes, out, attempt)  # noqa: E731
-    return Model("teacher", ensure(step, context.workspace, work, context.timing("teacher")), step.key)
+    section = context.recipe.teacher
+    return _taken(context, section, given_step(context.recipe), seed=section.seed)
 
 
-def _save_given(context: Context, classes: tuple[str, ...], folder: Path, attempt: str) -> Made:
+def more_teachers(context: Context) -> list[Model]:
+    """precompute.more_teachers, saved among the models: they label in the same decoding pass as the recipe's own."""
+    sections = context.recipe.precompute.more_teachers
+    return [_taken(context, section, step) for section, step in zip(sections, more_steps(context.recipe), strict=True)]
+
+
+def given_teachers(context: Context) -> list[Model]:
+    """All teachers that are taken as they are: with `teacher.fit: false` the recipe's own first, then the further."""
+    own = [] if context.recipe.teacher.fit else [given_teacher(context)]
+    return [*own, *more_teachers(context)]
+
+
+def _taken(context: Context, section: GivenTeacher, step: Step, seed: int = 0) -> Model:
+    work = lambda out, attempt: _save_given(section, step, seed, out, attempt)  # noqa: E731
+    name = str(step.about["name"])
+    return Model(name, ensure(step, context.workspace, work, context.timing(name)), step.key)
+
+
+def _save_given(section: GivenTeacher, step: Step, seed: int, folder: Path, attempt: str) -> Made:
+    (folder / attempt).mkdir(parents=True, exist_ok=True)
+    # No raster: it is the recipe's, and the same weights serve recipes with others.
+    said = {"saw_labels": step.fields["saw_labels"]}
+    if section.labeler:
+        from pipeline.models.plain import save_plain
+
+        save_plain(folder / attempt, section.model, section.options, said)
+        return files_of(folder, attempt), {"name": step.about["name"]}
     from pipeline.models.registry import build_network
     from pipeline.models.weights import save_network
 
-    section = context.recipe.teacher
-    network = build_network(network_spec(section, classes), seed=section.seed)
-    (folder / attempt).mkdir()
-    # No raster: it is the recipe's, and the same weights serve recipes with others.
-    save_network(folder / attempt, network, {"saw_labels": section.saw_labels})
-    return files_of(folder, attempt), {"name": "teacher"}
+    save_network(folder / attempt, build_network(network_spec(section, _named(section)), seed=seed), said)
+    return files_of(folder, attempt), {"name": step.about["name"]}
 
 
 def extras(context: Context, *, saw_labels: bool) -> dict[str, Any]:
@@ -121,7 +164,7 @@ def extras(context: Context, *, saw_labels: bool) -> dict[str, Any]:
     views = context.recipe.views
     raster = {"size": list(views.size), "num_frames": views.num_frames, "frame_stride": views.frame_stride}
     raster |= {"overflow": views.overflow, "clips_per_video": views.eval.clips_per_video}
-    return {"raster": raster, "saw_labels": saw_labels}
+    return {"raster": raster | testing(context.recipe), "saw_labels": saw_labels}
 
 
 def _about(step: Step, folder: Path) -> None:

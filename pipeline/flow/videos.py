@@ -12,7 +12,8 @@ from pipeline.artifacts.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Videos:
-    """Columns of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`: bytes:etag."""
+    """Columns of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`: bytes:etag; `frames`
+    as headers claim, None where they are silent."""
 
     root: Path
     key: str
@@ -24,6 +25,7 @@ class Videos:
     splits: tuple[str, ...]
     groups: tuple[str, ...]
     sources: tuple[str, ...]
+    frames: tuple[int | None, ...]
 
     def of(self, *splits: str) -> list[int]:
         """Positions of the videos of these splits."""

@@ -29,6 +29,7 @@ from pipeline.losses.relations import (
     relation_rows,
     substage_correlation,
 )
+from pipeline.losses.topk import Teacher, TopKLogits
 from pipeline.losses.weighting import RunningMean, Weighted, WeightPolicy, weight_policy
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "HintRegressor",
     "RelationRows",
     "RunningMean",
+    "Teacher",
+    "TopKLogits",
     "WeightPolicy",
     "Weighted",
     "attention_transfer",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.losses.precision import in_float32
+from pipeline.losses.topk import DENSE, TOPK, Teacher, TopKLogits, event_log_probabilities, needs
 
 VARIANCE_FLOOR = 1e-4
 CONSTANT = 1e-6  # a vector whose spread is below this share of its norm is constant in float32
@@ -48,23 +49,33 @@ def standardize_logits(logits: Tensor) -> Tensor:
     return centred / torch.sqrt(logits.var(dim=1, keepdim=True, unbiased=True) + VARIANCE_FLOOR)
 
 
+@needs(TOPK)
 @in_float32
 def kl_distillation(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, standardize: bool = False
+    student_logits: Tensor, teacher_logits: Teacher, *, temperature: float, standardize: bool = False
 ) -> Tensor:
     """τ² KL(softmax(t/τ) ‖ softmax(s/τ)) per sample, (B, C), (B, C) → (B,) (Hinton, Vinyals & Dean 2015).
 
     With `standardize` both sides are z-scored first (Sun et al., CVPR 2024); see `check_standardizable` for its
-    ConfigError and its warning.
+    ConfigError and its warning. Of a teacher's top k it is the KL over k + 1 events (`losses.topk`), and the z-score
+    uses the mean and s.d. of all its logits.
     """
-    student, teacher = student_logits, teacher_logits.detach()
+    student = student_logits
     if standardize:
         check_standardizable(student.shape[1])
-        student, teacher = standardize_logits(student), standardize_logits(teacher)
+        student = standardize_logits(student)
+    if isinstance(teacher_logits, TopKLogits):
+        log_p, log_q = event_log_probabilities(
+            student, teacher_logits, temperature=temperature, standardize=standardize, floor=VARIANCE_FLOOR
+        )
+        return temperature**2 * _kl(log_p.detach(), log_q)
+    teacher = teacher_logits.detach()
+    teacher = standardize_logits(teacher) if standardize else teacher
     log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (teacher, student))
     return temperature**2 * _kl(log_p, log_q)
 
 
+@needs(DENSE)
 @in_float32
 def decoupled_kd(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, alpha: float, beta: float, temperature: float
@@ -80,6 +91,7 @@ def decoupled_kd(
     return temperature**2 * (alpha * tckd + beta * _kl(*others))
 
 
+@needs(DENSE)
 @in_float32
 def dist(student_logits: Tensor, teacher_logits: Tensor, *, beta: float, gamma: float, temperature: float) -> Tensor:
     """τ² (β (1 - mean Pearson over samples' rows) + γ (1 - mean Pearson over classes' columns)) of softmax(a/τ).

@@ -2,11 +2,17 @@
 
 import csv
 import difflib
+import io
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from pipeline.artifacts.files import contents, read_if_present
+from pipeline.artifacts.places import is_remote
 from pipeline.errors import InputError
 
 SUFFIXES = frozenset(
@@ -19,7 +25,8 @@ SPLITS = ("train", "val", "test")
 class Entry:
     """A video: id, path relative to the root ('/' between folders), label name or None, group, split or None.
 
-    The id is the path unless one is given, so it is the same on every machine.
+    The id is the path unless one is given, so it is the same on every machine. `size` (bytes) and `etag` (the store's,
+    or the nanosecond of the file's last change) are what the listing said.
     """
 
     video_id: str
@@ -27,10 +34,43 @@ class Entry:
     label_name: str | None
     group: str
     split: str | None = None
+    size: int = field(default=0, compare=False)
+    etag: str = field(default="", compare=False)
 
 
-def is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+@dataclass(frozen=True)
+class Tree:
+    """The files below a root (a folder or an s3:// address) as one listing shows them; names with '/' in them."""
+
+    root: Path
+
+    @cached_property
+    def files(self) -> dict[str, tuple[int, str]]:
+        """Bytes and etag of each file, sorted by name."""
+        return {name: (size, etag) for name, size, etag in sorted(contents(self.root))}
+
+    @cached_property
+    def videos(self) -> list[str]:
+        return [name for name in self.files if is_video(name)]
+
+    def find(self, name: str) -> tuple[int, str] | None:
+        """Bytes and etag of one file, None where there is none; in a folder without listing it."""
+        if is_remote(self.root):
+            return self.files.get(name)
+        try:
+            status = os.stat(f"{self.root}/{name}")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return (status.st_size, str(status.st_mtime_ns)) if stat.S_ISREG(status.st_mode) else None
+
+    def entry(self, uri: str, label: str | None, group: str, split: str | None = None) -> Entry:
+        """The entry of a listed video, its path its id."""
+        return Entry(uri, uri, label, group, split, *self.files[uri])
+
+
+def is_video(name: str) -> bool:
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return bool(stem) and not stem.startswith(".") and f"{dot}{suffix.lower()}" in SUFFIXES
 
 
 def finished(entries: Iterable[Entry], root: Path) -> list[Entry]:
@@ -62,10 +102,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
-    """Column names and rows of a CSV with a header; InputError where it is not UTF-8 text."""
+    """Column names and rows of a CSV with a header; InputError where it is missing or not UTF-8 text."""
+    data = read_if_present(path)
+    if data is None:
+        raise InputError(f"{path} not found")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            return list(reader.fieldnames or ()), list(reader)
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        return list(reader.fieldnames or ()), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV in UTF-8 ({error}); save it as UTF-8") from error

@@ -4,15 +4,14 @@ The module takes float (B,3,T,H,W), or (B,1,T,H,W) with `transform.grey`, and gi
 modules to cut at: `taps`. Naming a factory runs its module: give this only code that you trust.
 """
 
-import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.models.hints import did_you_mean, triple
+from pipeline.models.factory import call_factory
+from pipeline.models.hints import triple
 from pipeline.models.network import Parts
 from pipeline.models.spec import NetworkSpec
 from pipeline.models.taps import Tap, check_path
@@ -48,28 +47,8 @@ def build(spec: NetworkSpec, num_classes: int, common: Mapping[str, Any]) -> Par
     )
 
 
-def load_factory(name: str) -> Callable[..., Any]:
-    """What `module:factory` names. Raises ConfigError where the module or the name in it is not there."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise ConfigError(f"model {name!r}: no module {module_name!r}; is its folder on PYTHONPATH?") from error
-    if not hasattr(module, attribute):
-        hint = did_you_mean(attribute, vars(module))
-        raise ConfigError(f"model {name!r}: the module {module_name!r} has no {attribute!r}{hint}")
-    return getattr(module, attribute)
-
-
 def _make(name: str, num_classes: int, arguments: Mapping[str, Any]) -> nn.Module:
-    factory = load_factory(name)
-    try:
-        inspect.signature(factory).bind(num_classes=num_classes, **arguments)
-    except TypeError as error:
-        raise ConfigError(f"model {name!r} does not take num_classes and the options given: {error}") from None
-    body = factory(num_classes=num_classes, **arguments)
+    body = call_factory(name, {"num_classes": num_classes, **arguments})
     if not isinstance(body, nn.Module) or not any(True for _ in body.parameters()):
         raise ConfigError(f"model {name!r} gives a {type(body).__name__}; it must give an nn.Module with parameters")
     return body

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.models import compact, custom, frame, torchvision_video
+from pipeline.models import compact, custom, frame, huggingface, torchvision_video
+from pipeline.models.facts import FACTS, read_facts
 from pipeline.models.hints import did_you_mean
 from pipeline.models.network import Parts, VideoNetwork
-from pipeline.models.sources import FACTS, is_path
+from pipeline.models.sources import is_path
 from pipeline.models.spec import NetworkSpec
-from pipeline.models.weights import load_weights, read_facts
+from pipeline.models.weights import load_weights
 
 # Options of every network. taps: modules to cut at, instead of the family's own cuts. frozen_norm: batch norms stay in
 # evaluation mode. new_head: the weights may have another classifier, left out. num_classes: where there are no names.
@@ -25,7 +26,7 @@ Build = Callable[[NetworkSpec, int, Mapping[str, Any]], Parts]
 
 def names() -> tuple[str, ...]:
     """The models known by name; beside them stands `module:factory`."""
-    return ("compact", "frame", *sorted(torchvision_video.FAMILIES))
+    return ("compact", "frame", "huggingface", *sorted(torchvision_video.FAMILIES))
 
 
 def build_network(spec: NetworkSpec, seed: int = 0) -> VideoNetwork:
@@ -70,7 +71,7 @@ def _builder(model: str) -> Build:
         return custom.build
     if model in torchvision_video.FAMILIES:
         return torchvision_video.build
-    families: dict[str, Build] = {"compact": compact.build, "frame": frame.build}
+    families: dict[str, Build] = {"compact": compact.build, "frame": frame.build, "huggingface": huggingface.build}
     if model not in families:
         hint = did_you_mean(model, names())
         raise ConfigError(f"no model {model!r}{hint} (known: {', '.join(names())}, or module:factory of your own)")
@@ -98,6 +99,8 @@ def _classes_of_weights(spec: NetworkSpec) -> tuple[str, ...]:
         return tuple(read_facts(Path(spec.weights))["classes"])
     if spec.model in torchvision_video.FAMILIES and not is_path(spec.weights):
         return torchvision_video.categories(spec.model, spec.weights)
+    if spec.model == huggingface.NAME:
+        return huggingface.categories(spec.weights)
     return ()
 
 

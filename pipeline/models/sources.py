@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.models.backbones import LITE0
+from pipeline.models.facts import FACTS, TENSORS
 from pipeline.models.hints import did_you_mean
 from pipeline.models.pretrained import lite0_file, lite0_in_timm_names
 
-TENSORS, FACTS = "model.safetensors", "model.json"
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -24,6 +24,10 @@ def state_of(weights: str, library: str | None) -> dict[str, Tensor]:
     `library`. Raises ConfigError for an unknown name, InputError for what cannot be read or downloaded."""
     if is_path(weights):
         path = Path(weights)
+        if library == "huggingface" and path.is_dir() and not (path / FACTS).is_file():
+            from pipeline.models.huggingface import read_weights
+
+            return read_weights(path)
         return read_state(path if path.suffix in SUFFIXES else path / TENSORS)
     if library == LITE0 and weights == "imagenet":
         return lite0_in_timm_names(read_state(lite0_file()))

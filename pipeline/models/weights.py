@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.models.facts import FACTS, SCHEMA, TENSORS, read_facts
 from pipeline.models.hints import did_you_mean
 from pipeline.models.network import VideoNetwork
-from pipeline.models.sources import FACTS, TENSORS, read_state, state_of
+from pipeline.models.sources import read_state, state_of
 from pipeline.models.spec import NetworkSpec
 
-SCHEMA = "1.0"
 SHOWN = 5
+__all__ = ["FACTS", "TENSORS", "load_network", "load_weights", "network_digest", "read_facts", "save_network"]
 
 
 def load_weights(network: VideoNetwork, weights: str | Path, *, new_head: bool = False) -> None:
@@ -74,20 +75,6 @@ def load_network(folder: Path) -> VideoNetwork:
     if network_digest(network) != facts["digest"]:
         raise InputError(f"{folder / TENSORS} is not what {FACTS} beside it describes (digests differ): copy both anew")
     return network.eval()
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """model.json of a saved network. Raises InputError where there is none that can be read, or its schema is newer."""
-    path = folder / FACTS
-    if not path.is_file():
-        raise InputError(f"{folder} holds no {FACTS}: a saved network is a folder with {TENSORS} and {FACTS}")
-    try:
-        facts = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}): copy the network anew") from error
-    if str(facts.get("schema")).split(".")[0] != SCHEMA.split(".")[0]:
-        raise InputError(f"{path} has schema {facts.get('schema')!r}, this version reads {SCHEMA}: update stagedkd")
-    return facts
 
 
 def network_digest(network: VideoNetwork) -> str:

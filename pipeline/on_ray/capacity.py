@@ -11,12 +11,21 @@ READ_CPUS = 0.1
 
 @dataclass(frozen=True)
 class Demand:
-    """`count` actors or workers of `cpus` CPUs and `gpus` GPUs each, held at the same time."""
+    """`count` actors or workers of `cpus` CPUs, `gpus` GPUs and `memory` bytes each, held at the same time.
+
+    `least`: with how many a pool starts that grows while a cluster does; None: with all.
+    """
 
     what: str
     count: int
     cpus: float
     gpus: float = 0.0
+    memory: float = 0.0
+    least: int | None = None
+
+    @property
+    def smallest(self) -> int:
+        return self.count if self.least is None else min(self.least, self.count)
 
     def __str__(self) -> str:
         gpus = f" + {self.count} × {self.gpus:g} GPU" if self.gpus else ""

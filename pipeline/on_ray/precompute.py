@@ -1,29 +1,35 @@
 """The precompute graph, one streaming execution:
 
-    read_parquet(open micro-batches)  ->  frames (CPU actors, a decode child each)  ->  teacher (actors)  ->  driver
-    1 row = 1 micro-batch                 1 : 1, + (B,T,H,W,3) uint8                    1 : 1, frames -> logits, z_l
+    read(open micro-batches)  ->  frames (CPU actors, a decode child each)  ->  teachers (actors)           ->  driver
+    1 row = 1 micro-batch         1 : 1, + (B,T,H,W,3) uint8                    1 : 1, frames -> t0.logits …
 
 Nothing is waited for between the stages; the driver takes rows as they finish, in any order, and commits whole shards.
+At most `open_shards` shards are under way, so what the driver buffers does not grow with the plan. Ray Data keeps the
+pixels between the stages below its share of the object store. An actor or a node that dies is replaced, and what it
+had in hand is done again.
 """
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, ExecutionResources
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.errors import JobError
 from pipeline.on_ray.capacity import READ_CPUS, Demand
+from pipeline.on_ray.forget import forget_block_statistics
+from pipeline.on_ray.source import MicroBatches
 
-MAX_BLOCKS = 10_000
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
+# A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
+ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Pools:
 
     decode: Demand
     teacher: Demand | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Micro-batches that keep all actors busy: one in hand and one waiting for each, and some on the way."""
+        return 2 * (self.decode.count + (self.teacher.count if self.teacher else 0)) + 2
 
 
 class _OneRow:
@@ -46,55 +57,79 @@ class _OneRow:
 
 
 def stream(
-    rows: Path, frames: Callable[[], Stage], teacher: Callable[[], Stage] | None, pools: Pools
+    shards: Iterable[pa.Table],
+    frames: Callable[[], Stage],
+    teacher: Callable[[], Stage] | None,
+    pools: Pools,
+    *,
+    open_shards: int = 16,
 ) -> Iterator[dict[str, Any]]:
-    """Run the graph over the micro-batches in the Parquet file `rows`; yields finished rows as they come.
+    """Run the graph over micro-batches, given as tables of one shard each; yields finished rows as they come.
 
-    `frames` and `teacher` build the stage inside its actor.
+    Rows are issued in order, a shard when fewer than `open_shards` of those before are unfinished (more where shards
+    are so small that actors would wait). `frames` and `teacher` build the stage inside its actor. A shard counts as
+    finished once the caller asks for another row after its last.
     """
-    _configure()
-    count = min(MAX_BLOCKS, pq.read_metadata(rows).num_rows)
-    graph = ray.data.read_parquet(str(rows), num_cpus=READ_CPUS, override_num_blocks=count)
-    graph = graph.map_batches(
-        _OneRow,
-        batch_size=1,
-        compute=ActorPoolStrategy(size=pools.decode.count),
-        num_cpus=pools.decode.cpus,
-        fn_constructor_kwargs={"build": frames},
-    )
+    _configure(pools)
+    source = MicroBatches(shards, open_shards, pools.in_flight)
+    graph = ray.data.read_datasource(source, num_cpus=READ_CPUS)
+    graph = _map(graph, frames, pools.decode)
     if teacher is not None and pools.teacher is not None:
-        graph = graph.map_batches(
-            _OneRow,
-            batch_size=1,
-            compute=ActorPoolStrategy(size=pools.teacher.count),
-            num_cpus=pools.teacher.cpus,
-            num_gpus=pools.teacher.gpus or None,
-            fn_constructor_kwargs={"build": teacher},
-        )
+        graph = _map(graph, teacher, pools.teacher)
     try:
         for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-            yield {name: _plain(values[0]) for name, values in batch.items()}
+            row = {name: _plain(values[0]) for name, values in batch.items()}
+            yield row
+            source.came_back(row)
     except RayError as error:
         raise JobError(
             f"the graph stopped: {_cause(error)}; what is committed stays, the same command goes on from there"
         ) from error
 
 
+def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand) -> ray.data.Dataset:
+    """1 row in, 1 row out, in a pool of actors; a dead actor is started anew (max_restarts is unlimited by default)."""
+    with warnings.catch_warnings():  # max_task_retries has no named parameter yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return graph.map_batches(
+            _OneRow,
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=demand.smallest, max_size=demand.count),
+            num_cpus=demand.cpus,
+            num_gpus=demand.gpus or None,
+            memory=demand.memory or None,
+            max_task_retries=ATTEMPTS,
+            fn_constructor_kwargs={"build": build},
+            udf_modifying_row_count=False,
+        )
+
+
 def _cause(error: BaseException) -> str:
-    """The innermost error in one line: Ray wraps what a stage raised several times."""
+    """The innermost error: Ray wraps what a stage raised several times, and adds advice for its own programmers."""
     cause: BaseException | None = error
     while cause is not None:
         error, cause = cause, getattr(cause, "cause", None) or cause.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"
+    text = str(error).partition("\nFailed to ")[0].strip()
+    if isinstance(error, RayError) and text:
+        text = text.splitlines()[-1]  # above it stands where in Ray it happened
+    return f"{type(error).__name__}: {text or 'no message'}"
 
 
-def _configure() -> None:
+def _configure(pools: Pools) -> None:
+    """Ray Data takes what the pools hold and no more of a shared cluster; its own bars stay off (ours are on)."""
     context = ray.data.DataContext.get_current()
-    # Ray 2.60 lists files (second reader) and repartitions in tasks of a whole CPU, which they never get beside actors
-    # that hold all of them: the graph would wait for ever. The first reader splits into one block per row by itself.
-    context.use_datasource_v2 = False
-    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_progress_bars = False
+    forget_block_statistics(context)
+    context.raise_original_map_exception = True
+    # One row is one block, from the first stage to the last: a row is what an actor takes, and what is done again.
+    context.target_max_block_size = 1
+    held = [demand for demand in (pools.decode, pools.teacher) if demand is not None]
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        cpu=1.0 + sum(demand.count * demand.cpus for demand in held),
+        gpu=sum(demand.count * demand.gpus for demand in held),
+    )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
 
 
 def _plain(value: Any) -> Any:

@@ -13,9 +13,11 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import JobError
 from pipeline.on_ray.capacity import Capacity, Demand, check
+from pipeline.on_ray.node_watch import NodeWatch
 
 LOG = logging.getLogger(__name__)
 RESOURCE_POLL = 5.0
@@ -36,6 +38,7 @@ class Session:
     startup_seconds: float = field(default=0.0, init=False)
     _ours: bool = field(default=False, init=False)
     _token: Path | None = field(default=None, init=False)
+    _watch: NodeWatch = field(init=False)
 
     def start(self) -> None:
         """Start or join Ray; a second call does nothing."""
@@ -50,6 +53,7 @@ class Session:
         else:
             _join(self.address)
         self._ours = True
+        self._watch = _watched_node()
         self.startup_seconds += time.monotonic() - began
 
     def _start_local(self) -> None:
@@ -100,7 +104,7 @@ class Session:
     def require(self, step: str, demands: list[Demand]) -> None:
         """Refuse what can never be placed; wait (saying each minute for what) for what is not free yet."""
         check(step, demands, self.capacity())
-        self._wait(step, sum(d.count * d.cpus for d in demands), sum(d.count * d.gpus for d in demands))
+        self._wait(step, sum(d.smallest * d.cpus for d in demands), sum(d.smallest * d.gpus for d in demands))
 
     def _wait(self, step: str, cpus: float, gpus: float) -> None:
         import ray
@@ -123,12 +127,25 @@ class Session:
         """Leave Ray (and stop it, where it was ours)."""
         if not self._ours:
             return
+        self._ours = False
+        if self._watch.dead:
+            return  # there is nothing left to leave, and Ray would wait for it
+        self._watch.stop()
         import ray
 
         ray.shutdown()
-        self._ours = False
         if self._token is not None:
             self._token.unlink(missing_ok=True)
+
+
+def _watched_node() -> NodeWatch:
+    """A watch over the node that this driver is connected to."""
+    import ray
+
+    node: Any = ray._private.worker.global_worker.node
+    watch = NodeWatch(node.raylet_socket_name)
+    watch.start()
+    return watch
 
 
 def _has_token() -> bool:

@@ -5,12 +5,13 @@ n ≤ B real rows of a micro-batch of B slots, (T, H, W) the canonical raster, C
 
 import contextlib
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from pipeline.errors import ConfigError, JobError
-from pipeline.models.network import VideoNetwork
+from pipeline.models.network import NetworkOutput, VideoNetwork
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,22 @@ class Labeler:
     (the caller drops its row), so that its neighbours keep their slots. `dtype` other than float32 runs under autocast.
 
     `slots` is B as planned; `batch` is what one forward holds: it is halved for good, with a warning, each time the
-    accelerator runs out of memory. Whoever commits records it, because it decides values.
+    accelerator runs out of memory. Whoever commits records it, because it decides values. `compiled` runs the network
+    through torch.compile, for one shape: the first forward (and the first after a halving) waits for the compiler.
     """
 
-    def __init__(self, network: VideoNetwork, batch: int, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(
+        self, network: VideoNetwork, batch: int, device: str = "cpu", dtype: str = "float32", *, compiled: bool = False
+    ) -> None:
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; a teacher runs in one of {', '.join(_DTYPES)}")
         self.network = network.eval().to(device)
         self.slots = self.batch = batch
         self.device = torch.device(device)
         self.dtype = _DTYPES[dtype]
+        self._run: Callable[[torch.Tensor], NetworkOutput] = (
+            torch.compile(self.network, dynamic=False) if compiled else self.network
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,7 +77,7 @@ class Labeler:
         slots = np.zeros((self.batch, *rows.shape[1:]), dtype=np.uint8)
         slots[: len(rows)] = rows
         with torch.inference_mode(), self._precision():
-            output = self.network(torch.from_numpy(slots).to(self.device))
+            output = self._run(torch.from_numpy(slots).to(self.device))
         assert output.logits is not None, "a teacher has a head"
         values = (output.logits, *output.features)
         return {name: v[: len(rows)].float().cpu().numpy() for name, v in zip(self.names, values, strict=True)}

@@ -4,6 +4,8 @@ It may be killed at any moment, holds nothing that matters, and never loads torc
 copy of stdout; fd 1 then leads to stderr, so that chatter of a decoder cannot enter the protocol.
 """
 
+import errno
+import mmap
 import os
 import resource
 import signal
@@ -13,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.video.handle import DecodeError
+from pipeline.video.handle import DecodeError, Limits
 from pipeline.video.raster import decode_views
 from pipeline.video.reader import Reader, reader_named
 from pipeline.video.views import View, ViewPolicy
@@ -22,16 +24,17 @@ from pipeline.video.wire import encode, read_exactly, receive, views_to_message,
 # The parent kills a late child. This alarm is for a child that outlived its parent in a decoder that never returns.
 _ALARM_FACTOR = 3
 
-# The part of a file that is read to find out whether storage works.
-_CHECK_BYTES = 1 << 28
+# The part of a file that is read before it is decoded, and at a time when nothing decodes it.
+_CHECK_BYTES = 1 << 26
 
-_readers: dict[str, Reader] = {}
+_readers: dict[tuple[str, Limits], Reader] = {}
 
 
 def main() -> None:
     """Serve until stdin ends."""
     requests, replies = _private_pipes()
     _limit_memory(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     write_all(replies, encode({"ready": os.getpid()}))
     while True:
         try:
@@ -60,14 +63,11 @@ def _limit_memory(size: int) -> None:
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[memoryview]]:
     try:
-        if request["do"] == "check":
-            _read_through(request["path"])
-            return {}, []
-        return _decode(request)
+        return _DO[request["do"]](request)
     except DecodeError as error:
         return {"error": "decode", "reason": error.reason, "message": str(error)}, []
     except MemoryError:
-        return {"error": "decode", "reason": "too_large", "message": "needs more memory than a decode child has"}, []
+        return _out_of_memory(request), []
     except OSError as error:
         return {"error": "storage", "errno": error.errno, "message": error.strerror or str(error)}, []
     except (ConfigError, ImportError) as error:
@@ -77,22 +77,57 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[memoryview]]:
         return {"error": "defect", "message": traceback.format_exc()}, []
 
 
+def _load(request: dict[str, Any]) -> tuple[dict[str, Any], list[memoryview]]:
+    _reader(request)
+    return {}, []
+
+
 def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[memoryview]]:
-    name = request["reader"]
-    if name not in _readers:
-        _readers[name] = reader_named(name)
+    # Decoders hide errors of reading: they take the place for the end of the file. What is read here comes from memory
+    # when they ask for it.
+    _read_through(request["path"], 0)
     views = [View(**fields) for fields in request["views"]]
     policy = ViewPolicy.from_json(request["policy"])
-    headers, payload = views_to_message(decode_views(request["path"], views, policy, _readers[name]))
+    headers, payload = views_to_message(decode_views(request["path"], views, policy, _reader(request)))
     return {"views": headers}, payload
 
 
-def _read_through(path: str) -> None:
-    """OSError where the bytes of the file cannot be had."""
-    with open(path, "rb") as file:
-        left = _CHECK_BYTES
-        while left > 0 and (block := file.read(min(left, 1 << 20))):
-            left -= len(block)
+def _check(request: dict[str, Any]) -> tuple[dict[str, Any], list[memoryview]]:
+    return {"read": _read_through(request["path"], request["offset"])}, []
+
+
+_DO = {"load": _load, "decode": _decode, "check": _check}
+
+
+def _reader(request: dict[str, Any]) -> Reader:
+    key = (request["reader"], Limits(**request["limits"]))
+    if key not in _readers:
+        _readers[key] = reader_named(*key)
+    return _readers[key]
+
+
+def _read_through(path: str, offset: int) -> int:
+    """The bytes that could be read from `offset` on, at most _CHECK_BYTES. OSError where they cannot be had."""
+    done = 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        while done < _CHECK_BYTES and (count := len(file.read(1 << 20))):
+            done += count
+    return done
+
+
+def _out_of_memory(request: dict[str, Any]) -> dict[str, Any]:
+    """The file's fault, unless the machine itself has less left than this process may use.
+
+    Shared memory does not count towards the limit of this process, so only the machine can refuse it.
+    """
+    allowed = request["limits"]["memory_bytes"]
+    try:
+        mmap.mmap(-1, allowed or _CHECK_BYTES).close()
+    except (OSError, MemoryError):
+        return {"error": "storage", "errno": errno.ENOMEM, "message": os.strerror(errno.ENOMEM)}
+    message = f"needs more memory than the {allowed} bytes that a decode child has"
+    return {"error": "decode", "reason": "too_large", "message": message}
 
 
 if __name__ == "__main__":

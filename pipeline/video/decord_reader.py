@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video.handle import DecodeError, Handle, Shown, facts_of, one_line, read_head
+from pipeline.video.handle import DecodeError, Handle, Limits, Shown, facts_of, one_line, read_head
 
 # Read when decord is loaded. A rewind means that decord hands out an earlier frame for a lost one, after decoding the
 # group of pictures up to 16 times (20 s on damaged files): an error at once is better. The other limit also counts
@@ -41,7 +41,8 @@ class DecordReader:
 
     name = "decord"
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
         for variable, value in DECORD_ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         import decord
@@ -56,22 +57,25 @@ class DecordReader:
 
     def open(self, path: str | Path) -> "DecordHandle":
         """OSError where storage fails, DecodeError where decord fails or is not to be trusted with the file."""
-        if not _has_index(read_head(path)):
+        from pipeline.video.packets import peek  # loads FFmpeg, which the planning of views does not need
+
+        if not _has_index(read_head(path, self._limits)):
             raise DecodeError("codec", _REFUSED + "a container that has no index")
-        return DecordHandle(self._decord, os.path.abspath(path))
+        peek(os.path.abspath(path), self._limits)
+        return DecordHandle(self._decord, os.path.abspath(path), self._limits)
 
 
 class DecordHandle(Handle):
     """A video opened by decord. A pass that starts behind the frames read so far opens the file again."""
 
-    def __init__(self, decord: Any, path: str) -> None:
+    def __init__(self, decord: Any, path: str, limits: Limits) -> None:
         self._decord, self._path = decord, path
         self._video: Any = None
         self._open()
-        starts, last = self._read_times()
+        starts, last = self._read_times(limits)
         self._first = self._take()
         height, width = self._first.shape[:2]
-        self.times, self.facts = starts - starts[0], facts_of(starts, last, width, height)
+        self.times, self.facts = starts - starts[0], facts_of(starts, last, width, height, limits)
         if self._first.nbytes * len(starts) > MAX_AHEAD_BYTES:
             raise DecodeError(
                 "codec", f"{_REFUSED}{len(starts)} frames of {width}×{height}: it decodes ahead without bound"
@@ -119,8 +123,9 @@ class DecordHandle(Handle):
                 self._video.seek_accurate(index)
             self._position = index
 
-    def _read_times(self) -> tuple[NDArray[np.float64], float]:
+    def _read_times(self, limits: Limits) -> tuple[NDArray[np.float64], float]:
         """Start of each frame in seconds (n,), and how long the last one lasts."""
+        limits.check_frames(len(self._video))
         with _decord_errors(self._path):
             spans = self._video.get_frame_timestamp(np.arange(len(self._video))).astype(np.float64)
         starts = spans[:, 0]

@@ -1,5 +1,6 @@
 """What every reader gives: the facts of an opened video, its frame times, and its frames in one pass."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,6 @@ from pipeline.video.sampling import on_screen
 
 REASONS = ("unreadable", "no_video", "encrypted", "truncated", "zero_frames", "deadline", "crash", "codec", "too_large")
 
-# A frame of more pixels is refused before it is decoded: 16 k × 8 k in RGB is 400 MB.
-MAX_PIXELS = 16384 * 8192
-
 # FFmpeg would follow these text files to other files or hosts.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")
 
@@ -29,6 +27,35 @@ class DecodeError(Exception):
         assert reason in REASONS, reason
         super().__init__(message)
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a video may ask of a decoder, against decompression bombs; what asks for more is `too_large`.
+
+    `frame_pixels` of one frame, `frames` of one video, `file_bytes` of one file, `memory_bytes` of one decode child (0:
+    no limit). The defaults are those of a recipe's `precompute.limits`.
+    """
+
+    frame_pixels: int = 16384 * 8192  # in RGB 400 MB
+    frames: int = 1_000_000
+    file_bytes: int = 4096 << 20
+    memory_bytes: int = 2048 << 20
+
+    def check_frame(self, width: int, height: int) -> None:
+        """DecodeError `too_large` for a frame of too many pixels."""
+        if width * height > self.frame_pixels:
+            raise DecodeError("too_large", f"a frame has {width}×{height} pixels; allowed are {self.frame_pixels}")
+
+    def check_frames(self, frames: int) -> None:
+        """DecodeError `too_large` for too many frames."""
+        if frames > self.frames:
+            raise DecodeError("too_large", f"the video has {frames} frames or more; allowed are {self.frames}")
+
+    def check_bytes(self, size: int) -> None:
+        """DecodeError `too_large` for too large a file."""
+        if size > self.file_bytes:
+            raise DecodeError("too_large", f"the file has {size} bytes; allowed are {self.file_bytes}")
 
 
 @dataclass(frozen=True)
@@ -84,23 +111,28 @@ class Handle(ABC):
         self.close()
 
 
-def facts_of(times: NDArray[np.float64], last: float, width: int, height: int) -> Facts:
-    """Facts from frame times (n,) and the seconds that the last frame lasts (0: as long as the frames before it)."""
+def facts_of(times: NDArray[np.float64], last: float, width: int, height: int, limits: Limits) -> Facts:
+    """Facts from frame times (n,) and the seconds that the last frame lasts (0: as long as the frames before it).
+
+    DecodeError `too_large` where they exceed the limits.
+    """
+    limits.check_frame(width, height)
+    limits.check_frames(len(times))
     if last <= 0:
         last = float(np.median(np.diff(times))) if len(times) > 1 else 1 / 25
     duration = float(times[-1] - times[0] + last)
-    if width * height > MAX_PIXELS:
-        raise DecodeError("too_large", f"a frame of {width}×{height} pixels is larger than {MAX_PIXELS} pixels")
     return Facts(duration, len(times) / duration, len(times), width, height)
 
 
-def read_head(path: str | Path) -> bytes:
+def read_head(path: str | Path, limits: Limits) -> bytes:
     """The first 16 bytes of a video file.
 
-    OSError where storage fails (a missing file, a forbidden one); DecodeError for an empty file and for playlists.
+    OSError where storage fails (a missing file, a forbidden one); DecodeError for an empty or too large file and for
+    playlists.
     """
     with open(path, "rb") as file:
         head = file.read(16)
+        limits.check_bytes(os.fstat(file.fileno()).st_size)
     if not head:
         raise DecodeError("unreadable", "the file is empty")
     if head.lstrip().startswith(_PLAYLISTS):
@@ -111,5 +143,5 @@ def read_head(path: str | Path) -> bytes:
 def one_line(error: BaseException, path: str | Path) -> str:
     """An error as one short line that is the same on every machine: no clock times, no folders."""
     text = (str(error).strip().splitlines() or [""])[0].replace(str(path), Path(path).name)
-    text = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", text)
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text)
     return f"{type(error).__name__}: {text}"[:300]

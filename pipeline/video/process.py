@@ -16,23 +16,53 @@ from pipeline.errors import JobError
 from pipeline.video.wire import Message, encode, receive
 
 # Loading Python and NumPy takes 0.2 s, on a crowded machine many times that; it is not charged to a video.
-_START_SECONDS = 120.0
+START_SECONDS = 120.0
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 2000
+_BY_US = "killed by us"
+
+
+# No single wait charges more than this: what goes beyond is a pause of this very process, stopped or suspended.
+_SLICE_SECONDS = 0.5
+_MOST_CHARGED = 1.0
+
+# How a decoder ends by its own fault. Other signals come from somebody else, or (SIGALRM) tell that this process slept.
+_CRASHES = ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
 
 
 class Overrun(Exception):
-    """The child did not answer in time."""
+    """The child did not answer in time and was killed."""
 
 
 class Gone(Exception):
-    """The child ended before it answered."""
+    """The child ended before it answered, as `ending` says; `tail` is the end of what it wrote to stderr."""
+
+    def __init__(self, ending: str, tail: str) -> None:
+        super().__init__(ending)
+        self.ending, self.tail = ending, tail
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether somebody else ended it: the system without memory, a terminated job, an operator."""
+        return self.ending.startswith("signal ") and self.ending.removeprefix("signal ") not in _CRASHES
+
+
+class _Clock:
+    """Seconds left, of which pauses of this process take nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left, self._read = seconds, time.monotonic()
+
+    def charge(self) -> None:
+        now = time.monotonic()
+        self.left -= min(now - self._read, _MOST_CHARGED)
+        self._read = now
 
 
 class ChildProcess:
     """`python -m MODULE ARGUMENTS`, started at once; it says that it is ready with a first message.
 
-    JobError where it does not start. Only one thread at a time may use it.
+    JobError where it does not start, Gone where it is killed meanwhile. Only one thread at a time may use it.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -56,11 +86,23 @@ class ChildProcess:
         return self._process.pid
 
     def ask(self, request: dict[str, Any], seconds: float) -> Message:
-        """The answer to a request. Overrun after `seconds`, Gone where the child dies: kill it then."""
-        until = time.monotonic() + seconds
+        """The answer to a request. Overrun after `seconds`, Gone where the child dies or is stopped: it is ended then.
+
+        The time in which this process itself is stopped or suspended does not count.
+        """
+        clock = _Clock(seconds)
         self._tail = b""
-        self._write(encode(request), until)
-        return receive(partial(self._read, until=until))
+        try:
+            self._write(encode(request), clock)
+            return receive(partial(self._read, clock=clock))
+        except (BrokenPipeError, EOFError) as error:
+            raise Gone(self.kill(), self.tail()) from error
+        except TimeoutError as error:
+            stopped = self._stopped()
+            ending = self.kill()
+            if stopped:
+                raise Gone("signal SIGSTOP", self.tail()) from error
+            raise (Overrun(self.tail()) if ending == _BY_US else Gone(ending, self.tail())) from error
 
     def alive(self) -> bool:
         """False once the child has ended, for whatever reason."""
@@ -84,58 +126,64 @@ class ChildProcess:
 
     def _expect_ready(self, module: str) -> None:
         try:
-            receive(partial(self._read, until=time.monotonic() + _START_SECONDS))
-        except (Overrun, Gone) as error:
-            ending = self.kill()
-            raise JobError(f"python -m {module} did not start ({ending}): {self.tail()}") from error
+            receive(partial(self._read, clock=_Clock(START_SECONDS)))
+        except (EOFError, TimeoutError) as error:
+            gone = Gone(self.kill(), self.tail())
+            if gone.from_outside:
+                raise gone from error
+            raise JobError(f"python -m {module} did not start ({gone.ending}): {gone.tail}") from error
 
     def _pipes(self) -> list[IO[bytes]]:
         pipes = [self._process.stdin, self._process.stdout, self._process.stderr]
         return [pipe for pipe in pipes if pipe is not None]
 
-    def _write(self, parts: Sequence[memoryview], until: float) -> None:
+    def _write(self, parts: Sequence[memoryview], clock: _Clock) -> None:
         for part in parts:
             left = part.cast("B")
             while left:
-                self._await(self._stdin, select.POLLOUT, until)
-                try:
-                    left = left[os.write(self._stdin, left) :]
-                except BrokenPipeError as error:
-                    raise Gone from error
+                self._await(self._stdin, select.POLLOUT, clock)
+                left = left[os.write(self._stdin, left) :]
 
-    def _read(self, size: int, until: float) -> bytearray:
+    def _read(self, size: int, clock: _Clock) -> bytearray:
         data, done = bytearray(size), 0
         while done < size:
-            self._await(self._stdout, select.POLLIN, until)
+            self._await(self._stdout, select.POLLIN, clock)
             count = os.readv(self._stdout, [memoryview(data)[done:]])
             if not count:
-                raise Gone
+                raise EOFError
             done += count
         return data
 
-    def _await(self, pipe: int, event: int, until: float) -> None:
+    def _await(self, pipe: int, event: int, clock: _Clock) -> None:
         """Wait until the pipe is ready; meanwhile take what the child writes to stderr, or it would block."""
         while True:
             poll = select.poll()  # not select(): a worker may have more than 1024 open files
             poll.register(pipe, event)
             if self._listening:
                 poll.register(self._stderr, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, until - time.monotonic()) * 1000)}
+            ready = {descriptor for descriptor, _ in poll.poll(1000 * max(0.0, min(clock.left, _SLICE_SECONDS)))}
+            clock.charge()
             if self._stderr in ready:
                 self._drain()
             if pipe in ready:
                 return
-            if not ready:
-                raise Overrun
+            if clock.left <= 0:
+                raise TimeoutError
 
     def _drain(self) -> None:
-        while self._listening:
-            try:
-                chunk = os.read(self._stderr, 1 << 16)
-            except BlockingIOError:
-                return
-            self._listening = bool(chunk)
-            self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+        try:
+            chunk = os.read(self._stderr, 1 << 20) if self._listening else b""
+        except BlockingIOError:
+            return
+        self._listening = bool(chunk)
+        self._tail = (self._tail + chunk)[-_TAIL_BYTES:]
+
+    def _stopped(self) -> bool:
+        """Whether somebody stopped the child (SIGSTOP), so that it could not answer."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2][:1] in ("T", "t")
+        except OSError:  # no such system, or the process is gone
+            return False
 
     def _closed_stdout(self) -> bool:
         poll = select.poll()
@@ -160,5 +208,5 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 def _ending(code: int | None) -> str:
     if code is None:
-        return "killed by us"
+        return _BY_US
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.video.handle import DecodeError, Handle, Shown, facts_of, read_head
+from pipeline.video.handle import DecodeError, Handle, Limits, Shown, facts_of, read_head
 
 if TYPE_CHECKING:
     from pipeline.video.packets import Packets
@@ -33,6 +33,9 @@ class PyAVReader:
 
     name = "pyav"
 
+    def __init__(self, limits: Limits = Limits()) -> None:
+        self._limits = limits
+
     @property
     def version(self) -> str:
         """The installed PyAV."""
@@ -42,19 +45,19 @@ class PyAVReader:
         """OSError where storage fails, DecodeError for a fact about the file."""
         from pipeline.video.packets import Packets  # loads FFmpeg, which the planning of views does not need
 
-        read_head(path)
-        packets = Packets(os.path.abspath(path))
+        read_head(path, self._limits)
+        packets = Packets(os.path.abspath(path), self._limits)
         try:
-            return PyAVHandle(packets)
+            return PyAVHandle(packets, self._limits)
         except BaseException:
             packets.close()
             raise
 
 
 class PyAVHandle(Handle):
-    """A video opened by PyAV."""
+    """A video opened by PyAV. `timed`: its packets carry usable times."""
 
-    def __init__(self, packets: "Packets") -> None:
+    def __init__(self, packets: "Packets", limits: Limits) -> None:
         self._packets = packets
         first = packets.first_frame()
         self._order = _order_of(packets, first)
@@ -62,7 +65,8 @@ class PyAVHandle(Handle):
         self._size = first.width, first.height
         self._turns = first.rotation // 90 % 4
         width, height = self._size[::-1] if self._turns % 2 else self._size
-        self.facts = facts_of(self.times, self._order.last, width, height)
+        self.facts = facts_of(self.times, self._order.last, width, height, limits)
+        self.timed = isinstance(self._order, _ByTime)
         self._place = -1
         self._flow: Iterator[tuple[int, Any]] = iter(())
         self._ahead: tuple[int, Any] = (-1, None)
@@ -109,8 +113,9 @@ class PyAVHandle(Handle):
 
     def _rgb(self, frame: Any) -> NDArray[np.uint8]:
         width, height = self._size
-        # A thread pool for the conversion would cost more than the conversion.
-        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
+        with self._packets.errors():
+            # A thread pool for the conversion would cost more than the conversion.
+            pixels = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
         return np.ascontiguousarray(np.rot90(pixels, self._turns))
 
 
@@ -144,8 +149,12 @@ class _ByTime:
         return self._key_places[key] if key >= 0 else 0
 
     def frames_from(self, place: int) -> Iterator[tuple[int, Any]]:
+        key = self._packets.packets[place]
+        # Without the key frame, decoders paint what depends on it over grey: such frames are lost, not decoded.
+        lost = key.is_keyframe and not key.is_discard
         for frame in self._packets.decoded(place):
-            index = self._index.get(frame.pts)
+            lost = lost and frame.pts != key.pts
+            index = None if lost else self._index.get(frame.pts)
             if index is not None:
                 yield index, frame
 

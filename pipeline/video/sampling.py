@@ -4,6 +4,8 @@ A clip is a window of `num_frames` samples, `frame_stride` frame periods apart. 
 the video. A sample shows the frame that is on screen at its time, so a varying frame rate does not distort motion.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,11 @@ def window_start(position: float, duration: float, window: float) -> float:
 def frame_times(start: float, num_frames: int, frame_stride: int, fps: float) -> NDArray[np.float64]:
     """The (num_frames,) sample times in seconds of a window that starts at `start`."""
     return np.asarray(start + np.arange(num_frames) * (frame_stride / fps), np.float64)
+
+
+def segment_times(offsets: Sequence[float], duration: float) -> NDArray[np.float64]:
+    """The (T,) sample times of T equal parts of the video, each at the share `offsets[i]`, 0 up to 1, of its part."""
+    return np.asarray((np.arange(len(offsets)) + np.asarray(offsets)) * (duration / len(offsets)), np.float64)
 
 
 def fold_overflow(times: NDArray[np.float64], duration: float, overflow: str) -> NDArray[np.float64]:

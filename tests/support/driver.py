@@ -37,7 +37,7 @@ def arguments(command: str, recipe: Path, sets: dict[str, Any]) -> list[str]:
 def drive(command: Sequence[str], *, timeout: float = 400, env: dict[str, str] | None = None) -> Finished:
     """Run a driver to its end."""
     done = subprocess.run(
-        command, cwd=ROOT, env=_environment(env), capture_output=True, text=True, timeout=timeout, check=False
+        command, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=timeout, check=False
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -47,7 +47,7 @@ def kill_when(
 ) -> None:
     """Start a driver and send it SIGKILL as soon as `seen()` is true. AssertionError where it ended before."""
     with subprocess.Popen(
-        command, cwd=ROOT, env=_environment(env), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment(env), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         until = time.monotonic() + timeout
         while not seen():
@@ -59,7 +59,7 @@ def kill_when(
         process.send_signal(signal.SIGKILL)
 
 
-def _environment(extra: dict[str, str] | None) -> dict[str, str]:
+def environment(extra: dict[str, str] | None) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     return clean | {"OMP_NUM_THREADS": "1"} | (extra or {})
 

@@ -45,7 +45,8 @@ PARTS = (
     ),
     Part("unit", 320, (pytest("tests/unit"),)),
     Part("numerics", 150, (pytest("tests/numerics"),)),
-    Part("main job and hosts", 600, (pytest("tests/integration"),)),
+    Part("main job and hosts", 600, (pytest("tests/integration", "--ignore=tests/integration/precompute"),)),
+    Part("precompute", 300, (pytest("tests/integration/precompute"),)),
 )
 
 

@@ -4,7 +4,8 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,23 @@ def frame_number(frame: NDArray[np.uint8]) -> int:
     return sum(1 << bit for bit, column in enumerate(middles) if frame[rows, column].mean() > 128)
 
 
+def textured_frame(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame (height, width, 3) without any symmetry, that differs from frame to frame and from row to row."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    waves = (np.sin(x / 5 + number / 3), np.sin(y / 4 - number / 2), np.sin((x + 2 * y) / 7 + number))
+    return np.stack([128 + 90 * wave for wave in waves], axis=-1).astype(np.uint8)
+
+
+def turned(source: Path, target: Path) -> Path:
+    """A copy of an MP4 file whose header says that it is to be shown turned by a quarter."""
+    data = bytearray(source.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    quarter = (0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    data[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in quarter)
+    target.write_bytes(data)
+    return target
+
+
 def write_video(
     path: Path,
     *,
@@ -49,8 +67,9 @@ def write_video(
     b_frames: int = 0,
     options: dict[str, str] | None = None,
     milliseconds: Sequence[int] | None = None,
+    picture: Callable[[int, tuple[int, int]], NDArray[np.uint8]] = numbered_frame,
 ) -> Path:
-    """Frames 0, 1, … of numbered_frame; the container and by default the codec follow the suffix.
+    """Frames 0, 1, … of `picture`; the container and by default the codec follow the suffix.
 
     `milliseconds` are the times of the frames, for a varying frame rate without B-frames.
     """
@@ -60,7 +79,7 @@ def write_video(
         stream.height, stream.width = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = gop, b_frames
-        images = [av.VideoFrame.from_ndarray(numbered_frame(number, size), format="rgb24") for number in range(frames)]
+        images = [av.VideoFrame.from_ndarray(picture(number, size), format="rgb24") for number in range(frames)]
         packets = [packet for image in [*images, None] for packet in stream.encode(image)]
         for packet, at in zip(packets, milliseconds or [], strict=milliseconds is not None):
             packet.pts = packet.dts = at
@@ -143,6 +162,22 @@ def hungry() -> "_Misbehaving":
     return _Misbehaving(lambda path: np.ones(1 << 33, np.uint8))
 
 
+def signalled() -> "_Misbehaving":
+    """A reader that sends its process signal S, N times: `bad_S_N.mp4`; then the file is fine. As others would do."""
+    return _Misbehaving(_signal_self)
+
+
+def rambling() -> "_Misbehaving":
+    """A reader that never stops to write to stderr."""
+    return _Misbehaving(_ramble)
+
+
+def slow_to_load() -> "_Misbehaving":
+    """A reader whose library takes two seconds to load."""
+    time.sleep(2)
+    return _Misbehaving(lambda path: None)
+
+
 def telling_modules() -> "_Misbehaving":
     """A reader that fails with the list of heavy modules in its process."""
     return _Misbehaving(_tell_modules)
@@ -184,6 +219,22 @@ def _chatter(path: str | Path) -> None:
 def _fail_storage(path: str | Path) -> None:
     number = int(Path(path).stem.rpartition("_")[2])
     raise OSError(number, os.strerror(number))
+
+
+def _signal_self(path: str | Path) -> Any:
+    from pipeline.video.pyav_reader import PyAVReader
+
+    _, number, times = Path(path).stem.split("_")
+    before = list(Path(path).parent.glob("sent_*"))
+    if len(before) < int(times):
+        (Path(path).parent / f"sent_{len(before)}").touch()
+        os.kill(os.getpid(), int(number))
+    return PyAVReader().open(path)
+
+
+def _ramble(path: str | Path) -> None:
+    while True:
+        os.write(2, b"and so on " * 100)
 
 
 def _tell_modules(path: str | Path) -> None:

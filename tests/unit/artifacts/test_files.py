@@ -3,7 +3,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts.files import create_if_absent, read_if_present, replace
+from pipeline.artifacts.files import (
+    contents,
+    create_if_absent,
+    folders,
+    listing,
+    publish,
+    read_if_present,
+    read_many,
+    remove,
+    replace,
+    size_of,
+    walk,
+)
+from pipeline.artifacts.places import place
+from tests.support.objects import fake_store
 from tests.unit.artifacts.tables import line_of, run_python, tell
 
 RACER = """
@@ -59,3 +73,55 @@ def test_replace_and_read(tmp_path: Path) -> None:
     replace(path, b"22")
     assert read_if_present(path) == b"22"
     assert os.listdir(tmp_path) == ["beat"]
+
+
+@pytest.fixture(params=["folder", "object store"])
+def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place to write to; each store must look the same from outside."""
+    if request.param == "folder":
+        return tmp_path / "home"
+    fake_store(monkeypatch)
+    return place("s3://bkt/home")
+
+
+def test_every_store_creates_replaces_reads_and_removes(home: Path) -> None:
+    path = home / "in" / "marker.json"
+    assert (read_if_present(path), size_of(path)) == (None, None)
+    assert create_if_absent(path, b"first") is True
+    assert create_if_absent(path, b"other") is False
+    assert publish(path, lambda local: local.write_bytes(b"third")) is False
+    assert (read_if_present(path), size_of(path), size_of(path.parent)) == (b"first", 5, None)
+    replace(path, b"second")
+    assert read_many([path, home / "none", path]) == [b"second", None, b"second"]
+    remove(path)
+    remove(path)
+    assert read_if_present(path) is None
+    assert publish(path, lambda local: local.write_bytes(b"fourth")) is True
+    assert read_if_present(path) == b"fourth"
+
+
+def test_every_store_lists_the_same(home: Path) -> None:
+    assert (listing(home), folders(home), list(walk(home))) == ([], [], [])
+    for name in ("b.json", "a.json", "a.parquet", "sub/c.json", "sub/deep/d.json", "two/e.json"):
+        create_if_absent(home / name, name.encode())
+    assert listing(home, "*.json") == [home / "a.json", home / "b.json"]
+    assert listing(home, "a.*") == [home / "a.json", home / "a.parquet"]
+    assert len(listing(home)) == 3
+    assert folders(home) == [home / "sub", home / "two"]
+    below = {name: size for name, size, _ in contents(home)}
+    assert below == {
+        name: len(name) for name in ("b.json", "a.json", "a.parquet", "sub/c.json", "sub/deep/d.json", "two/e.json")
+    }
+    assert {(str(item.path), item.size) for item in walk(home)} == {(f"{home}/{name}", n) for name, n in below.items()}
+
+
+def test_what_a_listing_says_changes_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    os.utime(tmp_path / "a", ns=(0, 123))
+    [first] = contents(tmp_path)
+    assert first == ("a", 1, "123")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_bytes(b"22")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "round").symlink_to(tmp_path)
+    assert sorted(name for name, _, _ in contents(tmp_path)) == ["a", "linked/x", "real/x"]

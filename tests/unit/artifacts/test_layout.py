@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.artifacts.layout import SCHEMA, Workspace, check_version, read_about, read_json, write_about
 from pipeline.errors import ConfigError, InputError
+from tests.support.objects import fake_store
 
 
 def test_open_makes_a_workspace_and_opens_it_again(tmp_path: Path) -> None:
@@ -63,3 +64,24 @@ def test_damaged_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=r"x\.json is damaged"):
         read_json(tmp_path / "x.json")
+
+
+def test_the_store_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.open("space", "shared/store")
+    assert workspace.store("plan", "k") == tmp_path / "shared" / "store" / "plan" / "k"
+    assert workspace.run("r") == tmp_path / "space" / "runs" / "r"
+    assert json.loads((tmp_path / "shared" / "store" / "workspace.json").read_text()) == {"schema": SCHEMA}
+    (tmp_path / "shared" / "store" / "workspace.json").write_text('{"schema": "2.0"}')
+    with pytest.raises(InputError, match=r"shared/store has schema 2\.0"):
+        Workspace.open("space", "shared/store")
+
+
+def test_the_store_may_lie_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fake_store(monkeypatch)
+    workspace = Workspace.open(tmp_path, "s3://bkt/x/")
+    assert str(workspace.store("plan", "k")) == "s3://bkt/x/plan/k"
+    assert write_about(workspace.store("plan", "k"), {"name": "a"}) is True
+    assert write_about(workspace.store("plan", "k"), {"name": "b"}) is False
+    assert read_about(workspace.store("plan", "k")) == {"name": "a"}
+    assert sorted(store.objects) == ["bkt/x/plan/k/about.json", "bkt/x/workspace.json"]

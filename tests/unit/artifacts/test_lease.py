@@ -2,6 +2,7 @@ import json
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,29 @@ def test_a_killed_owner_is_followed_with_the_next_epoch(tmp_path: Path) -> None:
         assert DURATION <= waited < 4 * DURATION
         held.check()
         assert record(tmp_path)["owner"] == "host-b:18"
+
+
+def test_dead_owners_that_were_looked_at_side_by_side_are_followed_at_once(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    holders = [run_python(HOLDER, folder, "host-a:17", DURATION, RENEW) for folder in folders]
+    for holder in holders:
+        assert line_of(holder) == "holds 1"
+        holder.kill()
+        holder.wait(10)
+    leases = [lease(folder, "host-b:18") for folder in folders]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Lease.look, leases))
+    began = time.monotonic()
+    with leases[0] as first, leases[1] as second:
+        assert time.monotonic() - began < DURATION
+        assert (first.epoch, second.epoch) == (2, 2)
+
+
+def test_an_owner_that_came_after_the_look_is_watched_again(tmp_path: Path) -> None:
+    late = lease(tmp_path, "late")
+    late.look()
+    with lease(tmp_path, "host-a:17"), pytest.raises(JobError, match="host-a:17"), late:
+        raise AssertionError("two owners")
 
 
 def test_a_stopped_owner_that_wakes_up_finds_that_it_lost(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import duckdb
@@ -6,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.artifacts.commit import write_table
 from pipeline.artifacts.schemas import (
@@ -21,7 +23,9 @@ from pipeline.artifacts.schemas import (
     declaration,
     declared,
     frames_schema,
+    image_array,
     labels_schema,
+    row_bytes,
     targets_schema,
     tensor_array,
 )
@@ -103,18 +107,24 @@ def test_column_of_numbers_strings_lists_and_nulls() -> None:
 
 def test_every_declared_schema_survives_a_file(tmp_path: Path) -> None:
     schemas = [MANIFEST, CLEAN, PLAN, TOMBSTONES, QUARANTINE, STATISTICS]
-    schemas += [frames_schema(T, H, W), targets_schema(C, (3,), "float32"), labels_schema(C)]
+    schemas += [
+        frames_schema(T, H, W),
+        frames_schema(T, H, W, "jpeg"),
+        targets_schema(C, (3,), "float32"),
+        labels_schema(C),
+    ]
     kinds = []
     for schema in schemas:
         facts = declaration(schema)
         assert facts is not None
         kinds.append(facts["kind"])
-        write_table(tmp_path, f"{kinds[-1]}.parquet", schema.empty_table())
-        found = pq.read_schema(tmp_path / f"{kinds[-1]}.parquet")
+        name = f"{len(kinds)}.parquet"
+        write_table(tmp_path, name, schema.empty_table())
+        found = pq.read_schema(tmp_path / name)
         assert found.equals(schema, check_metadata=True)
         check_schema(found, kinds[-1])
     assert kinds[:6] == ["manifest", "clean", "plan", "tombstones", "quarantine", "statistics"]
-    assert kinds[6:] == ["frames", "targets", "labels"]
+    assert kinds[6:] == ["frames", "frames", "targets", "labels"]
 
 
 def test_frames_and_targets_hold_their_replay_columns() -> None:
@@ -142,3 +152,58 @@ def test_other_majors_kinds_and_foreign_tables_are_refused_by_name() -> None:
         check_schema(pa.schema([("x", pa.int32())]), "plan")
     minor = declared("plan", [*PLAN, pa.field("weight", pa.float32())])
     check_schema(minor.with_metadata({METADATA_KEY: b'{"kind": "plan", "schema": "1.7"}'}), "plan")
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path) -> tuple[Path, pa.Table, np.ndarray]:
+    """Six rows of frames as JPEGs in a file, and the rasters that they were made from."""
+    raw = frames_table(["a", "b"])
+    y, x = np.mgrid[:16, :24]
+    ramps = np.stack([4 * x + y, 8 * y, 60 + x + 2 * y], axis=-1)
+    rasters = np.stack([[ramps + 20 * row + 7 * frame for frame in range(T)] for row in range(6)]).astype(np.uint8)
+    schema = frames_schema(T, 16, 24, "jpeg")
+    table = pa.table([*raw.drop(["frames"]).columns, image_array(rasters, 95)], schema=schema)
+    write_table(tmp_path, "x.parquet", table)
+    return tmp_path / "x.parquet", table, rasters
+
+
+def test_a_column_of_jpegs_reads_as_the_rasters(jpegs: tuple[Path, pa.Table, np.ndarray]) -> None:
+    path, table, rasters = jpegs
+    read = pq.read_table(path)
+    assert read.schema.equals(table.schema, check_metadata=True)
+    found = column(read, "frames")
+    assert found.shape == rasters.shape
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - rasters).mean() < 2
+    np.testing.assert_array_equal(column(read.slice(2, 3), "frames"), found[2:5])
+    np.testing.assert_array_equal(column(read.take([5, 0]), "frames"), found[[5, 0]])
+    joined = pa.concat_tables([read.slice(4), read.slice(0, 1)]).select(["frames"])
+    np.testing.assert_array_equal(column(joined, "frames"), found[[4, 5, 0]])
+    assert column(read.slice(0, 0), "frames").shape == (0, *rasters.shape[1:])
+
+
+def test_other_readers_find_jpeg_files(jpegs: tuple[Path, pa.Table, np.ndarray]) -> None:
+    """Lists of bytes for pandas and DuckDB, which any JPEG reader takes."""
+    path, table, _ = jpegs
+    wanted = column(table, "frames")
+    lists = [pd.read_parquet(path)["frames"], [row[0] for row in query(f"select frames from '{path}'")]]
+    for images in lists:
+        assert [len(row) for row in images] == [T] * 6
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(images[4][1]))), wanted[4, 1])
+
+
+def test_equal_pixels_are_equal_bytes_in_the_file(jpegs: tuple[Path, pa.Table, np.ndarray], tmp_path: Path) -> None:
+    path, table, rasters = jpegs
+    again = pa.table([*table.drop(["frames"]).columns, image_array(rasters, 95)], schema=table.schema)
+    write_table(tmp_path, "y.parquet", again)
+    assert (tmp_path / "y.parquet").read_bytes() == path.read_bytes()
+    assert pq.read_metadata(path).row_group(0).column(8).encodings == ("RLE", "PLAIN")  # no dictionary of pictures
+
+
+def test_row_bytes_are_those_of_pixels_and_about_an_eighth_for_jpegs() -> None:
+    """Files of a whole shard must fall into row groups of some MB either way."""
+    replay = 16
+    assert row_bytes(frames_schema(16, 112, 112)) == 16 * 112 * 112 * 3 + replay
+    assert row_bytes(frames_schema(16, 112, 112, "jpeg")) == 16 * 112 * 112 * 3 // 8 + replay
+    assert row_bytes(targets_schema(400, (64, 128))) == 2 * (400 + 64 + 128) + replay
+    assert row_bytes(PLAN) == 0

@@ -9,6 +9,7 @@ from pipeline.config.load import build_recipe
 from pipeline.config.networks import Network, Optimiser, Transform
 from pipeline.errors import ConfigError, InputError
 from pipeline.flow import build
+from pipeline.video.views import view_keys
 
 
 def test_the_root_is_the_given_folder_or_the_simulated_set_of_the_workspace() -> None:
@@ -40,6 +41,45 @@ def test_policies_of_both_plans() -> None:
     assert (train.views_per_clip, train.clips_per_video, train.scale, train.flip) == (4, 1, (0.5, 0.9), True)
     assert (evaluation.views_per_clip, evaluation.clips_per_video, evaluation.flip) == (1, 6, False)
     assert (evaluation.overflow, evaluation.seed) == ("wrap", 9)
+
+
+def test_testing_with_several_crops_and_windows() -> None:
+    evaluation = {"clips_per_video": 10, "spatial": "three_crop"}
+    policy = build.view_policy(build_recipe({"views": {"eval": evaluation}}), "eval")
+    assert len(view_keys("v", policy)) == 30
+    ten = {"views": {"flip": True, "eval": {"spatial": "ten_crop", "clips_per_video": 1}}}
+    policy = build.view_policy(build_recipe(ten), "eval")
+    assert (policy.views_per_clip, policy.crop, policy.flip) == (10, 0.875, True)
+    assert build.view_policy(build_recipe({**ten, "views": {**ten["views"], "eval": {}}}), "eval").flip is False
+    with pytest.raises(ConfigError, match=r"set views\.flip: true if mirrored videos keep their class"):
+        build.view_policy(build_recipe({"views": {"eval": {"spatial": "ten_crop"}}}), "eval")
+
+
+def test_training_policies_reach_the_train_plan_alone() -> None:
+    chosen = {"temporal": "segments", "spatial": "multi_scale_crop", "scales": [1.0, 0.5], "places": 13}
+    recipe = build_recipe({"views": {"train": chosen}})
+    train, evaluation = build.view_policy(recipe, "train"), build.view_policy(recipe, "eval")
+    assert (train.windows, train.crops, train.scales, train.places) == (
+        "segments",
+        "multi_scale_crop",
+        (1.0, 0.5),
+        13,
+    )
+    assert evaluation == build.view_policy(build_recipe({}), "eval")
+
+
+def test_what_predicting_must_know_is_told_where_it_is_not_the_usual() -> None:
+    assert build.testing(build_recipe({})) == {}
+    recipe = build_recipe({"views": {"eval": {"spatial": "three_crop", "temporal": "segments"}}})
+    assert build.testing(recipe) == {"views_per_clip": 3, "spatial": "three_crop", "temporal": "segments"}
+
+
+def test_dense_windows_and_label_refinement_do_not_go_together() -> None:
+    dense = {"views": {"eval": {"temporal": "dense"}}}
+    with pytest.raises(ConfigError, match=r"set labels\.channel: none"):
+        build.view_policy(build_recipe(dense), "train")
+    policy = build.view_policy(build_recipe(dense | {"labels": {"channel": "none"}}), "eval")
+    assert len(view_keys("v", policy, 31 + 3 * 32)) == 4
 
 
 @pytest.mark.parametrize("section", ["teacher", "student", "assistants", "labels.labeller"])

@@ -9,6 +9,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.flow.plans import PlanView, manifest_step, plan_step, scan, simulate_videos, update_plans
 from pipeline.flow.videos import Videos
 from pipeline.manifest.noise import label_fraction
+from tests.support.videos import write_video
 from tests.unit.flow.small import class_folders, context, recipe, tree, video
 
 
@@ -185,3 +186,21 @@ def test_simulated_videos_are_written_once_and_scanned(workspace: Path) -> None:
     assert videos.root == root
     assert [len(videos.of(split)) for split in ("train", "val", "test")] == [4, 2, 2]
     assert len(videos.classes) == 4
+
+
+def test_dense_windows_are_planned_by_what_headers_claim(tmp_path: Path, workspace: Path) -> None:
+    """More of a long video; where a header is silent, the uniform windows."""
+    root = tmp_path / "clips"
+    for name, frames in (("run/long.mp4", 40), ("walk/short.mp4", 9)):
+        (root / name).parent.mkdir(parents=True)
+        write_video(root / name, frames=frames)
+    video(root / "walk" / "silent.mp4")
+    sets = ("views.eval.temporal=dense", "views.eval.window_stride=16", "views.eval.clips_per_video=2")
+    _, plans = brought_up(root, workspace, *sets, "views.frame_stride=2", "labels.channel=none")
+    planned_clips = [clip for table in plans["eval"].shards.values() for clip in table.column("clip_id").to_pylist()]
+    assert sorted(planned_clips) == [
+        *(f"run/long.mp4#dense{ordinal}" for ordinal in (1, 2, 3)),
+        "walk/short.mp4#dense1",
+        "walk/silent.mp4#1of2",
+        "walk/silent.mp4#2of2",
+    ]

@@ -10,8 +10,10 @@ import pytest
 
 from pipeline.artifacts.commit import DataObject, Marker, commit, new_attempt
 from pipeline.artifacts.layout import Workspace
-from pipeline.errors import JobError
-from pipeline.flow.step import TABLE, Made, Step, Timing, content, ensure, facts_of, files_of, finish, is_done
+from pipeline.artifacts.places import place
+from pipeline.errors import InputError, JobError
+from pipeline.flow.step import TABLE, Made, Step, Timing, content, ensure, facts_of, files_of, finish, inside, is_done
+from tests.support.objects import fake_store
 
 STEP = Step("bake", "models", 1, {"heat": 200}, {"dough": "abc"}, {"name": "bread"})
 
@@ -178,3 +180,49 @@ def test_a_second_marker_changes_nothing(tmp_path: Path) -> None:
     assert commit(tmp_path, Marker("done", "one", (), None, {"n": 1}))
     assert not commit(tmp_path, Marker("done", "two", (), None, {"n": 2}))
     assert facts_of(tmp_path) == {"n": 1}
+
+
+def test_an_artefact_in_an_object_store_is_made_staged_and_read_as_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fake_store(monkeypatch)
+    workspace = Workspace.open(tmp_path, "s3://bkt/x")
+    done: list[str] = []
+    folder = ensure(STEP, workspace, baking(done), Timing("bake"))
+    assert ensure(STEP, workspace, baking(done, "stone"), Timing("bake")) == folder
+    assert len(done) == 1
+    key = f"bkt/x/models/{STEP.key}/{done[0]}/loaf.txt"
+    assert store.objects[key][0] == b"bread"
+    assert inside(folder) == folder / done[0]
+    for named in (folder, inside(folder)):
+        copy = content(named)
+        assert (copy / "loaf.txt").read_text() == "bread"
+    store.asked.clear()
+    content(folder)
+    assert ("get", key) not in store.asked, "one copy per process is enough"
+
+
+def test_a_copy_that_arrives_damaged_is_fetched_again_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fake_store(monkeypatch)
+    folder = ensure(STEP, Workspace.open(tmp_path, "s3://bkt/y"), baking(done := []), Timing("bake"))
+    key = f"bkt/y/models/{STEP.key}/{done[0]}/loaf.txt"
+    whole, writer = store.objects[key]
+    store.objects[key] = (b"braed", writer)
+
+    def mend(operation: str, asked: str) -> None:
+        if asked == key and ("get", key) in store.asked:
+            store.objects[key] = (whole, writer)
+
+    with pytest.raises(JobError, match=r"loaf\.txt has other bytes than were written"):
+        content(folder)
+    store.asked.clear()
+    store.after = mend
+    assert (content(folder) / "loaf.txt").read_text() == "bread"
+
+
+def test_what_is_no_finished_artefact_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_store(monkeypatch)
+    with pytest.raises(InputError, match="s3://bkt/none holds no finished artefact"):
+        content(place("s3://bkt/none"))

@@ -1,6 +1,7 @@
 """What a training leaves behind, without Ray: history over kills, shares of ranks, tasks that are done."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from pipeline.distill.data import DataSpec
 from pipeline.distill.spec import Job, Objective
 from pipeline.flow.tasks import Host, TrainTask, _Reporter
 from pipeline.models.spec import NetworkSpec
+from tests.support.objects import fake_store
 
 
 @pytest.fixture
@@ -50,3 +52,13 @@ def test_only_the_first_rank_writes(task: TrainTask) -> None:
     other.log(4, {"loss": 4.0})
     assert steps(other) == [4]
     assert not other.file.exists()
+
+
+def test_in_an_object_store_the_history_is_kept_as_well(task: TrainTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fake_store(monkeypatch)
+    task = replace(task, out="s3://bkt/models/k")
+    for step in (4, 8):
+        _Reporter(Host(), task).log(step, {"loss": float(step)})
+    lines = store.objects["bkt/models/k/history.jsonl"][0].decode().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4.0, 8.0]
+    assert steps(_Reporter(Host(), task)) == [4, 8]

@@ -5,7 +5,7 @@ import pytest
 from pipeline.artifacts.commit import read_markers
 from pipeline.errors import JobError
 from pipeline.manifest import plan as plan_module
-from pipeline.manifest.plan import CHANGED, REMOVED, PlanChange, difference, extend_plan, read_plan
+from pipeline.manifest.plan import CHANGED, REMOVED, RETRIED, PlanChange, difference, extend_plan, read_plan
 
 
 def views(video_id: str) -> list[tuple[str, int]]:
@@ -96,3 +96,34 @@ def test_two_at_once_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(JobError, match="another process extended this plan"):
         extend(tmp_path, sources("a"))
     assert read_markers(tmp_path) == {}
+
+
+def test_a_retried_video_is_buried_and_planned_again_once(tmp_path: Path) -> None:
+    extend(tmp_path, sources("a", "b", "c"))
+    again = {("b", "shard-00000000"), ("gone", "shard-00000000")}
+    wanted = sources("a", "b", "c")
+
+    def retried() -> PlanChange:
+        return extend_plan(tmp_path, wanted, views, shard_views=6, micro_batch=3, retry=again)
+
+    change = retried()
+    assert change == PlanChange(("shard-00000002",), ("b",), {("b", "shard-00000000"): RETRIED})
+    assert set(read_plan(tmp_path).shards["shard-00000002"]["video_id"].to_pylist()) == {"b"}
+    assert retried().empty  # the old one is buried, and the new one was not named
+    assert extend(tmp_path, wanted).empty
+
+
+def test_a_shard_is_read_when_it_is_asked_for_and_its_size_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend(tmp_path, sources("a", "b", "c"))
+    read: list[str] = []
+    real = plan_module._rows
+    monkeypatch.setattr(
+        plan_module, "_rows", lambda folder, m, *more: read.append(m.shard_id) or real(folder, m, *more)
+    )
+    plan = read_plan(tmp_path)
+    assert (plan.views, plan.shards.views("shard-00000001"), next(iter(plan.shards))) == (12, 4, "shard-00000000")
+    assert read == []
+    assert plan.shards["shard-00000001"].num_rows == 4
+    assert read == ["shard-00000001"]

@@ -1,10 +1,13 @@
+import os
 from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.places import place
 from pipeline.errors import InputError
-from pipeline.manifest.entries import Entry
+from pipeline.manifest.entries import Entry, Tree, is_video
 from pipeline.manifest.scan import detect, scan
+from tests.support.objects import fake_store
 from tests.support.videos import UT_INTERACTION
 from tests.unit.manifest.folders import touch, write
 
@@ -87,11 +90,11 @@ def test_published_layouts_are_known_by_their_files(tmp_path: Path) -> None:
         "folders": "run/a.mp4",
     }
     for layout, name in places.items():
-        assert detect(touch(tmp_path / layout, [name])) == layout
+        assert detect(Tree(touch(tmp_path / layout, [name]))) == layout
     write(tmp_path / "kinetics" / "annotations" / "val.csv", ["label,youtube_id,time_start,time_end,split"])
-    assert detect(tmp_path / "kinetics") == "kinetics"
+    assert detect(Tree(tmp_path / "kinetics")) == "kinetics"
     write(tmp_path / "folders" / "train.csv", ["name,score"])
-    assert detect(tmp_path / "folders") == "folders"
+    assert detect(Tree(tmp_path / "folders")) == "folders"
 
 
 @pytest.mark.skipif(not UT_INTERACTION.is_dir(), reason="the UT-Interaction clips do not lie beside this checkout")
@@ -101,3 +104,52 @@ def test_the_real_clips_are_read_with_their_sequences() -> None:
     assert len({entry.label_name for entry in found}) == 6
     test = {entry.group for entry in found if entry.split == "test"}
     assert test == {"ut_seq03", "ut_seq07", "ut_seq13", "ut_seq17"}
+
+
+def test_an_entry_carries_what_the_listing_said(tmp_path: Path) -> None:
+    for name in ("run/a.mp4", "run/bb.mp4"):
+        touch(tmp_path, [name])
+        os.utime(tmp_path / name, ns=(0, len(name)))
+    assert [(entry.size, entry.etag) for entry in scan(tmp_path)] == [(9, "9"), (10, "10")]
+    write(tmp_path / "manifest.csv", ["path,label", "run/bb.mp4,run"])
+    assert [(entry.size, entry.etag) for entry in scan(tmp_path)] == [(10, "10")]
+
+
+@pytest.mark.parametrize("layout", ["folders", "csv", "ucf101", "hmdb51", "kinetics"])
+def test_an_object_store_gives_what_a_folder_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    files = {
+        "folders": {"run/a.mp4": "", "run/deep/b.mp4": "", "jump/c.mkv": "", ".cache/x.mp4": ""},
+        "csv": {"v/a.mp4": "", "v/b.mp4": "", "manifest.csv": "path,label\nv/b.mp4,run\n"},
+        "ucf101": {
+            "Run/v_Run_g01_c01.avi": "",
+            "Run/v_Run_g02_c01.avi": "",
+            "ucfTrainTestlist/trainlist01.txt": "Run/v_Run_g01_c01.avi 1\n",
+            "ucfTrainTestlist/testlist01.txt": "Run/v_Run_g02_c01.avi\n",
+        },
+        "hmdb51": {
+            "run/film_run_u_cm_np1_fr_goo_0.avi": "",
+            "testTrainMulti_7030_splits/run_test_split1.txt": "film_run_u_cm_np1_fr_goo_0.avi 1\n",
+        },
+        "kinetics": {
+            "abc_000001_000011.mp4": "",
+            "lists/val.csv": "label,youtube_id,time_start,time_end,split\nrun,abc,1,11,val\n",
+        },
+    }[layout]
+    store = fake_store(monkeypatch)
+    for name, text in files.items():
+        touch(tmp_path / "root", [name]).joinpath(name).write_text(text)
+        store.objects[f"bkt/root/{name}"] = (text.encode(), {})
+    here, there = scan(tmp_path / "root"), scan(place("s3://bkt/root"))
+    assert there == here
+    assert there
+    assert {operation for operation, _ in store.asked} <= {"list", "get", "head"}
+    videos = [key for operation, key in store.asked if operation in ("get", "head") and is_video(key)]
+    assert videos == [], "a request per video"
+
+
+def test_an_address_without_videos_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_store(monkeypatch)
+    with pytest.raises(InputError, match=r"manifest\.root: s3://bkt/none is no folder"):
+        scan(place("s3://bkt/none"))

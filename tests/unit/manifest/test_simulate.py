@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.manifest.entries import Tree
 from pipeline.manifest.probe import probe
 from pipeline.manifest.scan import class_folders, scan
 from pipeline.manifest.simulate import PARAMETERS, SimulateOptions, list_videos, simulate, video_bytes
@@ -24,7 +25,7 @@ def test_the_folder_is_read_by_scan_with_its_splits(tmp_path: Path) -> None:
     train = Counter(entry.label_name for entry in entries if entry.split == "train")
     assert train == {"square_000": 3, "square_180": 2, "ellipse_000": 2, "ellipse_180": 2}
     assert entries[0].video_id == entries[0].group == "test-00000"
-    by_folder = {entry.uri: entry.label_name for entry in class_folders(tmp_path / "new" / "set")}
+    by_folder = {entry.uri: entry.label_name for entry in class_folders(Tree(tmp_path / "new" / "set"))}
     assert by_folder == {entry.uri: entry.label_name for entry in entries}
 
 

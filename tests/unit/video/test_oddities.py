@@ -64,6 +64,21 @@ def test_whatever_ffmpeg_reads_is_read(outcomes: dict[str, list[RasterView] | De
             assert outcome[0].indices.max() < int(row["frames"]) or "nasa" in row["path"]  # the better of two streams
 
 
+def test_what_ffmpeg_does_not_read_fails_and_what_it_reads_with_errors_is_used(
+    outcomes: dict[str, list[RasterView] | DecodeFailure],
+):
+    """But for one: half of its frames are missing, of which ffmpeg shows the rest."""
+    for row in manifest(ODDITIES):
+        outcome = outcomes[row["path"]]
+        if row["ffmpeg_status"] == "no_video_frames":
+            assert isinstance(outcome, DecodeFailure), row["path"]
+        if row["ffmpeg_status"] == "decodes_with_errors":
+            assert isinstance(outcome, DecodeFailure) == (row["path"] == "bad_truncated_mdat.mp4"), row["path"]
+    readers = {name: each[0].reader for name, each in outcomes.items() if isinstance(each, list)}
+    assert readers["torchcodec_av1_video.mkv"] == readers["skate_Kickflip71_hevc_rotated.mov"] == "pyav"
+    assert Counter(readers.values()) == {"decord": 22, "pyav": 9}
+
+
 def test_views_of_odd_files_replay_bit_for_bit(outcomes: dict[str, list[RasterView] | DecodeFailure]):
     for name, outcome in outcomes.items():
         for view in outcome[1:2] if isinstance(outcome, list) else []:

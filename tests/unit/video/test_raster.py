@@ -1,18 +1,33 @@
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifacts.commit import read_object, write_table
+from pipeline.artifacts.schemas import REPLAY, column
+from pipeline.video import raster
 from pipeline.video.handle import DecodeError, Handle
-from pipeline.video.pyav_reader import PyAVReader
+from pipeline.video.micro_batch import frames_table, replay_rows
+from pipeline.video.pyav_reader import PyAVHandle, PyAVReader
 from pipeline.video.raster import decode_views, rasterise, replay
 from pipeline.video.reader import reader_named
 from pipeline.video.views import View, ViewPolicy, draw, view_keys
-from tests.support.videos import WELL_FORMED, damaged, frame_number, numbered_frame, write_video
+from tests.support.videos import (
+    WELL_FORMED,
+    damaged,
+    frame_number,
+    numbered_frame,
+    textured_frame,
+    turned,
+    write_video,
+)
 
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 TRAIN = ViewPolicy("train", (24, 32), 6, frame_stride=2, views_per_clip=4, flip=True)
@@ -77,6 +92,7 @@ class CountingReader(PyAVReader):
     """Counts what a reader is asked for."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.opened = 0
         self.asked: list[list[int]] = []
 
@@ -143,3 +159,109 @@ def test_a_video_that_is_too_short_for_overflow_error_is_refused(mp4: Path):
 def test_numbers_survive_the_raster():
     small = rasterise([numbered_frame(number, (48, 64)) for number in (0, 77, 255)], WHOLE, (16, 16), False)
     assert [frame_number(frame) for frame in small] == [0, 77, 255]
+
+
+SMALL = ViewPolicy("eval", (18, 26), 5, 2)
+POLICIES = {
+    "window": ViewPolicy("train", (18, 26), 5, 2, views_per_clip=3, flip=True),
+    "segments": ViewPolicy("train", (18, 26), 5, views_per_clip=3, flip=True, temporal="segments"),
+    "multi_scale_crop": ViewPolicy("train", (26, 18), 5, 2, views_per_clip=3, spatial="multi_scale_crop", places=13),
+    "uniform": replace(SMALL, clips_per_video=3, crop=0.7),
+    "dense": replace(SMALL, temporal="dense", window_stride=4, overflow="wrap"),
+    "eval segments": replace(SMALL, temporal="segments", clips_per_video=2),
+    "10 x 3": replace(SMALL, clips_per_video=10, spatial="three_crop", views_per_clip=3),
+    "ten_crop": replace(SMALL, spatial="ten_crop", views_per_clip=10, crop=0.875, flip=True),
+}
+
+
+@pytest.fixture(scope="module")
+def textured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Odd sizes, a quarter turn, a varying frame rate, one frame, and fewer frames than a window."""
+    folder = tmp_path_factory.mktemp("textured")
+    times = np.cumsum(np.random.default_rng(0).integers(7, 160, 30)).tolist()
+    made = {
+        "odd.webm": {"size": (45, 61)},
+        "odd.mov": {"size": (61, 45), "codec": "mjpeg"},
+        "turned.mp4": {"size": (48, 70)},
+        "varying.mkv": {"milliseconds": times, "b_frames": 0},
+        "one.mp4": {"frames": 1},
+        "short.mp4": {"frames": 4, "b_frames": 2},
+    }
+    paths = {name: write_video(folder / name, picture=textured_frame, **fields) for name, fields in made.items()}
+    paths["turned.mp4"] = turned(paths["turned.mp4"], folder / "quarter.mp4")
+    return paths
+
+
+def stored(folder: Path, decoded: list[Any]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Views as they come back out of a Parquet file: their rows and their pixels."""
+    slots = [
+        {name: getattr(view, name, "v") for name in REPLAY}
+        | {"times": view.times.tolist(), "indices": view.indices.tolist()}
+        for view in decoded
+    ]
+    table = frames_table(slots, np.stack([view.frames for view in decoded]))
+    read = read_object(folder, write_table(folder, f"part-{uuid4().hex}.parquet", table))
+    return replay_rows(read), column(read, "frames")
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), video=st.integers(0, 5), data=st.data())
+def test_every_policy_is_drawn_stored_and_replayed_with_equal_pixels(
+    textured: dict[str, Path], tmp_path: Path, reader: str, name: str, seed: int, video: int, data: st.DataObject
+):
+    """Through Parquet; and each view alone has the pixels that it has beside the others of its video."""
+    policy, path = replace(POLICIES[name], seed=seed), textured[sorted(textured)[video]]
+    views = [draw(policy, *key) for key in view_keys("v", policy, 30)]
+    decoded = decode_views(path, views, policy, reader_named(reader))
+    rows, pixels = stored(tmp_path, decoded)
+    assert [(row["clip_id"], row["view_id"]) for row in rows] == [(view.clip_id, view.view_id) for view in views]
+    for row, frames in zip(rows, pixels, strict=True):
+        np.testing.assert_array_equal(replay(path, row, policy, reader_named(row["reader"])), frames)
+    place = data.draw(st.integers(0, len(views) - 1))
+    (alone,) = decode_views(path, [views[place]], policy, reader_named(reader))
+    np.testing.assert_array_equal(alone.frames, pixels[place])
+    assert alone.indices.tolist() == rows[place]["indices"]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_both_readers_see_the_same_frames(textured: dict[str, Path], name: str):
+    policy = POLICIES[name]
+    views = [draw(policy, *key) for key in view_keys("v", policy, 30)]
+    for path in textured.values():
+        one, other = (decode_views(path, views, policy, reader_named(reader)) for reader in ("decord", "pyav"))
+        for first, second in zip(one, other, strict=True):
+            assert first.indices.tolist() == second.indices.tolist()
+            np.testing.assert_array_equal(first.crop, second.crop)
+            assert np.abs(first.frames.astype(int) - second.frames).mean() < 8  # another frame: above 15
+
+
+def test_crops_of_one_window_show_their_own_part_of_it(textured: dict[str, Path]):
+    """Three crops of a wide raster of a tall picture overlap; where they do, they are the same picture."""
+    policy = ViewPolicy("eval", (61, 61), 2, spatial="three_crop", views_per_clip=3)
+    wide = write_video(textured["odd.webm"].with_name("wide.webm"), size=(61, 121), picture=textured_frame)
+    left, middle, right = decode_views(wide, [draw(policy, "v#1of1", n) for n in range(3)], policy, PyAVReader())
+    for moved, by in ((middle, 30), (right, 60)):
+        difference = np.abs(left.frames[:, :, by:].astype(int) - moved.frames[:, :, : 61 - by])
+        assert difference.mean() < 1.0
+    assert np.abs(left.frames.astype(int) - right.frames).mean() > 20
+
+
+def test_only_what_a_view_needs_is_converted_and_cropped(mp4: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each frame that a view shows becomes RGB once for all views, and is resized once for each view that shows it."""
+    calls: Counter[str] = Counter()
+
+    def counting(name: str, call: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            calls[name] += 1
+            return call(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(PyAVHandle, "_rgb", counting("converted", PyAVHandle._rgb))
+    monkeypatch.setattr(raster, "_resized", counting("resized", raster._resized))
+    policy = POLICIES["10 x 3"]
+    decoded = decode_views(mp4, [draw(policy, *key) for key in view_keys("v", policy)], policy, PyAVReader())
+    assert calls["converted"] == len({index for view in decoded for index in view.indices.tolist()}) < 30
+    assert calls["resized"] == sum(len(set(view.indices.tolist())) for view in decoded)

@@ -83,6 +83,7 @@ def test_decord_refuses_what_it_would_get_wrong_and_pyav_reads_it(videos: dict[s
     cuts = {
         "cut.mp4": cut_without_encoding(videos["mpeg4_b_frames.mp4"], tmp_path / "cut.mp4", key=1),
         "cut.mkv": cut_without_encoding(videos["mpeg4_b_frames.mkv"], tmp_path / "cut.mkv", key=1),
+        "late.mp4": cut_without_encoding(videos["mpeg4_b_frames.mp4"], tmp_path / "late.mp4", key=1, shift=False),
         "late.mkv": cut_without_encoding(videos["mpeg4_b_frames.mkv"], tmp_path / "late.mkv", key=1, shift=False),
     }
     for path in cuts.values():

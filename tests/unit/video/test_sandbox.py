@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -146,16 +145,6 @@ def test_a_file_that_cannot_be_read_through_is_a_storage_error(tmp_path: Path):
     os.mkfifo(tmp_path / "stalled.mp4")
     with DecodeChild(deadline=0.5) as child, pytest.raises(TimeoutError, match="stalls"):
         child.decode(tmp_path / "stalled.mp4", VIEWS, POLICY)
-
-
-def test_a_child_killed_from_outside_is_not_the_files_fault(bad: Path, mp4: Path):
-    with DecodeChild(HOOKS + "hanging", fallback=None) as child:
-        child.decode(mp4, VIEWS, POLICY)
-        killer = threading.Timer(0.3, os.kill, (pid_of(child), signal.SIGKILL))
-        killer.start()
-        with pytest.raises(OSError, match="killed, as when memory runs out"):
-            child.decode(bad, VIEWS, POLICY)
-        assert numbers(child.decode(mp4, VIEWS, POLICY))[0] == list(range(3, 11))
 
 
 def test_a_child_that_died_between_two_videos_is_replaced(child: DecodeChild, mp4: Path):

@@ -1,0 +1,125 @@
+"""What is computed from measured rates: bounds, ratios and the best split; plain numbers, no process, no clock.
+
+Legend: a decode-only, b teacher-only clips per second, each with all cores to itself.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Done = Sequence[tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One timed run of an arm: `clips` in `seconds`, by `processes` workers that used `cpu_seconds` of processor time.
+
+    `rate` is in clips per second; it is not clips / seconds where workers ended at different times (see `crew_rate`).
+    """
+
+    arm: str
+    clips: int
+    seconds: float
+    rate: float
+    cpu_seconds: float
+    processes: int
+
+    @property
+    def cpu_per_clip(self) -> float:
+        return self.cpu_seconds / max(1, self.clips)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"cpu_per_clip": self.cpu_per_clip}
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """The quotients of one round; `bound` in clips per second, from the rates measured just before and just after."""
+
+    bound: float
+    pipeline_by_bound: float
+    naive_by_bound: float
+    pipeline_by_naive: float
+
+    @property
+    def reached(self) -> float:
+        """pipeline ÷ naive as a share of what is possible, bound ÷ naive."""
+        return self.pipeline_by_naive * self.naive_by_bound
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def shared_bound(a: float, b: float) -> float:
+    """Clips per second where decoding and teacher share the cores: each clip costs 1/a + 1/b of all of them."""
+    return 1.0 / (1.0 / a + 1.0 / b)
+
+
+def separate_bound(a: float, b: float) -> float:
+    """Clips per second where the teacher has a device of its own: the slower stage's rate."""
+    return min(a, b)
+
+
+def crew_rate(workers: Sequence[Done]) -> float:
+    """Clips per second of workers that ran side by side from second 0 on: Σ clips / second of the last one, each.
+
+    `workers`: per worker, (seconds, clips) of every micro-batch it finished. A worker that finished none counts 0.
+    """
+    return sum(sum(clips for _, clips in done) / done[-1][0] for done in workers if done)
+
+
+def best_split(measured: Mapping[int, float]) -> int:
+    """The number of processes with the highest rate; the smaller one where a larger is less than 1 % better."""
+    top = max(measured.values())
+    return min(count for count, rate in measured.items() if rate >= 0.99 * top)
+
+
+def ratios(runs: Sequence[Measured], *, shared: bool, device_rate: float | None = None) -> list[Ratios]:
+    """One entry a round, from measurements in the order in which they were taken.
+
+    Every round is decode, (teacher,) naive, pipeline; a last decode (and teacher) follows. The rates of a round are the
+    means of those before and behind it, so that a slow drift of the machine cancels. Without `shared` the teacher has
+    a device of its own; `device_rate` is b where it was set and not measured.
+    """
+    rates = {name: [run.rate for run in runs if run.arm == name] for name in ("decode", "teacher", "naive", "pipeline")}
+    found = []
+    for number, (naive, pipeline) in enumerate(zip(rates["naive"], rates["pipeline"], strict=True)):
+        a = statistics.fmean(rates["decode"][number : number + 2])
+        b = device_rate or statistics.fmean(rates["teacher"][number : number + 2])
+        bound = shared_bound(a, b) if shared else separate_bound(a, b)
+        found.append(Ratios(bound, pipeline / bound, naive / bound, pipeline / naive))
+    return found
+
+
+def clips_for(seconds: float, rate: float, shard_views: int) -> int:
+    """As many clips as last `seconds` at `rate`, in whole shards, at least two."""
+    return max(2, -(-int(seconds * rate) // shard_views)) * shard_views
+
+
+def slots_for(seconds: float, rate_per_process: float, least: int) -> int:
+    """Slots of a micro-batch that keeps one process busy for `seconds`, in steps of 8; never fewer than `least`."""
+    needed = seconds * rate_per_process
+    return least if needed <= least else -(-int(needed + 0.999) // 8) * 8
+
+
+def growth(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, float]:
+    """By how many percent each kind of process is larger in `large` than in `small`, for kinds that both have."""
+    return {kind: 100.0 * (large[kind] / small[kind] - 1.0) for kind in small if kind in large and small[kind] > 0}
+
+
+def slope(done: Done, low: float = 0.1, high: float = 0.9) -> float:
+    """Clips per second between the moments when the shares `low` and `high` of all clips were done.
+
+    What was begun before the first moment and what is begun at the second one are about equal, so that filling and
+    draining play no part. 0 where there are too few points.
+    """
+    total, at = sum(clips for _, clips in done), 0
+    marks: list[tuple[float, int]] = []
+    for second, clips in done:
+        at += clips
+        if low * total <= at <= high * total:
+            marks.append((second, at))
+    if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
+        return 0.0
+    return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
