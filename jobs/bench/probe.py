@@ -29,10 +29,11 @@ def command(recipe: str, out: str, profile: str = "") -> None:
     sys.argv = ["stagedkd", "precompute", recipe]
     profiler = cProfile.Profile() if profile else None
     began = time.monotonic()
-    if profiler:
-        profiler.runcall(cli)
-    else:
-        cli()
+    try:
+        profiler.runcall(cli) if profiler else cli()
+    except SystemExit as ended:
+        if ended.code:
+            raise
     facts: dict[str, Any] = {"seconds": time.monotonic() - began, "peak_mib": peak_mib()}
     facts["imported"] = [name for name in HEAVY if name in sys.modules]
     if profiler:

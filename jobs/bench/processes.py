@@ -14,7 +14,7 @@ from pathlib import Path
 PROC = Path("/proc")
 TICK = os.sysconf("SC_CLK_TCK")
 CHILD = "pipeline.video.child"
-STORE = "object store"
+STORE, WHOLE = "object store", "all together"
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,19 @@ class Sampler:
         return dict(used)
 
     def peaks(self, begin: float = 0.0, end: float = float("inf")) -> dict[str, int]:
-        """Largest memory in bytes of any one process of each kind between two moments, and of the object store."""
+        """Largest memory in bytes of any one process of each kind between two moments, of the object store, and of all
+        processes together with it at one moment."""
         kinds = self.kinds()
         peaks: dict[str, int] = defaultdict(int)
         store: dict[float, int] = defaultdict(int)
+        whole: dict[float, int] = defaultdict(int)
         for pid, readings in self.readings.items():
             for reading in readings:
                 if begin <= reading.second <= end:
                     store[reading.second] += reading.shared
+                    whole[reading.second] += reading.shared + reading.own
                     peaks[kinds[pid]] = max(peaks[kinds[pid]], reading.own)
-        return dict(peaks) | ({STORE: max(store.values())} if store else {})
+        return dict(peaks) | ({STORE: max(store.values()), WHOLE: max(whole.values())} if store else {})
 
     def _loop(self) -> None:
         while not self._ended.wait(self.every):

@@ -18,33 +18,11 @@ import pyarrow.parquet as pq
 from pipeline.artifacts.files import create_if_absent, listing, publish, read_if_present, read_many, size_of
 from pipeline.artifacts.identity import canonical_json, file_digest
 from pipeline.artifacts.layout import SCHEMA, check_version, parse_json, read_json
+from pipeline.artifacts.parquet import read_groups, write_parquet
 from pipeline.artifacts.places import is_remote
-from pipeline.artifacts.schemas import METADATA_KEY, row_bytes
 from pipeline.errors import InputError, JobError
 
-__all__ = [
-    "DataObject",
-    "Marker",
-    "MissingError",
-    "commit",
-    "create_if_absent",
-    "damaged",
-    "new_attempt",
-    "object_path",
-    "parquet_options",
-    "read_bytes",
-    "read_groups",
-    "read_marker",
-    "read_markers",
-    "read_object",
-    "shard_name",
-    "write_bytes",
-    "write_file",
-    "write_table",
-]
-
 OTHER_BYTES = "has other bytes than its marker says (sha256)"
-ROW_GROUP_BYTES = 16 << 20  # of tensors; writing and reading need about ten times this beside the table
 
 
 class MissingError(JobError):
@@ -106,8 +84,11 @@ def write_table(folder: Path, name: str, table: pa.Table, *, byte_stream_split: 
     `byte_stream_split` stores floats 10-30 % smaller, but DuckDB cannot read half floats in that form. JobError where
     the name exists: data is never overwritten.
     """
-    table = _normal(table)
-    return write_file(folder, name, table.num_rows, lambda path: _write_parquet(path, table, byte_stream_split))
+
+    def write(path: Path) -> None:
+        write_parquet(path, table, byte_stream_split=byte_stream_split)
+
+    return write_file(folder, name, table.num_rows, write)
 
 
 def write_bytes(folder: Path, name: str, data: bytes, rows: int = 0) -> DataObject:
@@ -116,7 +97,10 @@ def write_bytes(folder: Path, name: str, data: bytes, rows: int = 0) -> DataObje
 
 
 def object_path(folder: Path, obj: DataObject, *, check: bool = False) -> Path:
-    """The path of a committed object. MissingError where it is gone, JobError where it has another size or (check=True) another sha256."""
+    """The path of a committed object.
+
+    MissingError where it is gone, JobError where it has another size or (check=True) another sha256.
+    """
     path = folder / obj.name
     if check and is_remote(path):
         _fetched(path, obj)
@@ -236,62 +220,3 @@ def _fetched(path: Path, obj: DataObject) -> bytes:
 def damaged(path: Path, what: str) -> str:
     """The message about a committed file that is not what its marker says."""
     return f"{path} {what}: delete the marker (.json) that names it, and the same command makes it again"
-
-
-def _check_columns(path: Path, known: Sequence[str], asked: Sequence[str]) -> None:
-    unknown = [name for name in asked if name not in known]
-    if unknown:
-        raise InputError(f"{path} has no column {', '.join(unknown)}; it has {', '.join(known)}")
-
-
-def read_groups(file: pq.ParquetFile, path: Path, groups: range, columns: Sequence[str] | None) -> pa.Table:
-    """Row group by row group: one call for all would need about ten times the size of all pixels for a moment.
-
-    InputError for a column that is not there; `path` names the file.
-    """
-    _check_columns(path, file.schema_arrow.names, columns or ())
-    wanted = None if columns is None else list(columns)
-    if not groups:
-        return file.schema_arrow.empty_table().select(file.schema_arrow.names if wanted is None else wanted)
-    return pa.concat_tables([file.read_row_group(number, columns=wanted) for number in groups])
-
-
-def _normal(table: pa.Table) -> pa.Table:
-    """Only what counts as equal reaches the file: one chunk, our metadata alone, Parquet's own name for list items."""
-    metadata = table.schema.metadata or {}
-    kept = {METADATA_KEY: metadata[METADATA_KEY]} if METADATA_KEY in metadata else None
-    schema = pa.schema([_normal_field(item) for item in table.schema], metadata=kept)
-    return table.combine_chunks().cast(schema)
-
-
-def _normal_field(item: pa.Field) -> pa.Field:
-    kind = item.type
-    if pa.types.is_list(kind):
-        kind = pa.list_(kind.value_field.with_name("element").remove_metadata())
-    return pa.field(item.name, kind, nullable=item.nullable)
-
-
-def _write_parquet(path: Path, table: pa.Table, byte_stream_split: bool) -> None:
-    options = parquet_options(table.schema, byte_stream_split)
-    pq.write_table(table, path, row_group_size=_rows_per_group(table.schema), **options)
-
-
-def parquet_options(schema: pa.Schema, byte_stream_split: bool) -> dict[str, Any]:
-    """Dictionaries for keys and pixels (256 values), plain floats; a checksum per page; min and max of keys only."""
-    tensors = {item.name: item.type for item in schema if isinstance(item.type, pa.FixedShapeTensorType)}
-    floats = [f"{name}.list.element" for name, kind in tensors.items() if pa.types.is_floating(kind.value_type)]
-    pixels = [f"{name}.list.element" for name in tensors if f"{name}.list.element" not in floats]
-    keys = [name for name in schema.names if name not in tensors]
-    return {
-        "compression": "zstd",
-        "compression_level": 1,
-        "use_dictionary": [*keys, *pixels],
-        "use_byte_stream_split": floats if byte_stream_split else False,
-        "write_statistics": keys,
-        "write_page_checksum": True,
-    }
-
-
-def _rows_per_group(schema: pa.Schema) -> int:
-    """From the schema alone (Table.nbytes depends on chunks and validity bitmaps, so equal tables could differ)."""
-    return max(1, min(1 << 16, ROW_GROUP_BYTES // max(1, row_bytes(schema))))

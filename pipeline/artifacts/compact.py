@@ -9,7 +9,7 @@ doing the same work; the artefact's own lease is not needed, so precompute may g
     markers ─_sources─▶ small objects in shard order ─_groups─▶ one large file each ─commit─▶ compacted-00000000.json
 """
 
-import hashlib
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,17 +22,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts.commit import (
+    OTHER_BYTES,
     DataObject,
     Marker,
     commit,
+    damaged,
     new_attempt,
     object_path,
-    parquet_options,
+    read_bytes,
     read_markers,
     write_file,
 )
 from pipeline.artifacts.compacted import PREFIX, Place, Span, facts, opened, read_places
-from pipeline.artifacts.places import fetch
+from pipeline.artifacts.identity import file_digest
+from pipeline.artifacts.parquet import parquet_options
+from pipeline.artifacts.places import is_remote
 from pipeline.errors import JobError
 
 SMALL, LARGE = 128 << 20, 512 << 20
@@ -52,8 +56,8 @@ class Compaction:
 
 @dataclass(frozen=True)
 class _Source:
-    """An object that is to move, and where its rows are read: its own file (`copies` files have the same bytes: those of
-    empty quarantines) or an earlier compacted one."""
+    """An object that is to move, and where its rows are read: its own file (`copies` files have the same bytes: empty
+    quarantines) or an earlier compacted one."""
 
     shard: str
     index: int
@@ -155,9 +159,10 @@ def _write(folder: Path, name: str, group: Sequence[_Source]) -> tuple[DataObjec
     spans: list[Span] = []
 
     def write(path: Path) -> None:
-        groups[:] = _write_groups(folder, path, group)
-        spans[:] = _spans(path, groups)
-        _compare(folder, path, group[: len(groups)], groups)
+        with _near(folder) as near:
+            groups[:] = _write_groups(near, path, group)
+            spans[:] = _spans(path, groups)
+            _compare(near, path, group[: len(groups)], groups)
 
     file = write_file(folder, name, 0, write)
     *firsts, rows = accumulate((source.obj.rows for source in group[: len(groups)]), initial=0)
@@ -168,13 +173,41 @@ def _write(folder: Path, name: str, group: Sequence[_Source]) -> tuple[DataObjec
     ]
 
 
-def _write_groups(folder: Path, path: Path, group: Sequence[_Source]) -> list[tuple[int, int]]:
+@contextmanager
+def _near(folder: Path) -> Iterator["_Near"]:
+    with tempfile.TemporaryDirectory(prefix="stagedkd-") as local:
+        yield _Near(folder, Path(local) if is_remote(folder) else folder)
+
+
+@dataclass(frozen=True)
+class _Near:
+    """The small files on this machine, each fetched once for all its rows, their copy and the comparison after it."""
+
+    folder: Path
+    local: Path
+
+    @contextmanager
+    def opened(self, source: _Source) -> Iterator[tuple[pq.ParquetFile, range]]:
+        """The source's file with its sha256 compared: damage must not be copied into what replaces it."""
+        path = self.local / source.file.name
+        if self.local != self.folder and not path.exists():
+            path.write_bytes(read_bytes(self.folder, source.file))
+        if source.place is not None:
+            with opened(self.local, source.place, check=True) as found:
+                yield found
+            return
+        _check_digest(object_path(self.local, source.obj), self.folder / source.obj.name, source.obj)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file, range(file.num_row_groups)
+
+
+def _write_groups(near: _Near, path: Path, group: Sequence[_Source]) -> list[tuple[int, int]]:
     """Copy row group after row group; returns the numbers that each source's got in the new file."""
     numbers, count = [], 0
     with ExitStack() as stack:
         writer: pq.ParquetWriter | None = None
         for source in group:
-            with _opened(folder, source) as (file, groups):
+            with near.opened(source) as (file, groups):
                 if writer is not None and not writer.schema.equals(file.schema_arrow, check_metadata=True):
                     break
                 if writer is None:
@@ -192,23 +225,9 @@ def _tables(file: pq.ParquetFile, groups: range) -> Iterator[pa.Table]:
     return (file.read_row_group(number) for number in groups if file.metadata.row_group(number).num_rows)
 
 
-@contextmanager
-def _opened(folder: Path, source: _Source) -> Iterator[tuple[pq.ParquetFile, range]]:
-    """The source's file with its sha256 compared: damage must not be copied into what replaces it."""
-    if source.place is not None:
-        with opened(folder, source.place, check=True) as found:
-            yield found
-        return
-    with fetch(object_path(folder, source.obj)) as path:
-        _check_digest(path, folder / source.obj.name, source.obj)
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file, range(file.num_row_groups)
-
-
 def _check_digest(path: Path, name: Path, obj: DataObject) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != obj.sha256:
-            raise JobError(f"{name} has other bytes than its marker says (sha256): delete the marker that names it")
+    if file_digest(path) != obj.sha256:
+        raise JobError(damaged(name, OTHER_BYTES))
 
 
 def _spans(path: Path, groups: Sequence[tuple[int, int]]) -> list[Span]:
@@ -234,11 +253,11 @@ def _start(group: Any) -> int:
     return min(offset for offsets in pages for offset in offsets if offset is not None)
 
 
-def _compare(folder: Path, path: Path, group: Sequence[_Source], groups: Sequence[tuple[int, int]]) -> None:
+def _compare(near: _Near, path: Path, group: Sequence[_Source], groups: Sequence[tuple[int, int]]) -> None:
     """Read everything back: the small files will be deleted on the strength of this one."""
     with pq.ParquetFile(path, page_checksum_verification=True) as written:
         for source, (first, stop) in zip(group, groups, strict=True):
-            with _opened(folder, source) as (file, numbers):
+            with near.opened(source) as (file, numbers):
                 for number, table in zip(range(first, stop), _tables(file, numbers), strict=True):
                     again = written.read_row_group(number)
                     assert again.equals(table, check_metadata=True), f"{path}: row group {number} of {source.shard}"

@@ -17,8 +17,9 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifacts.commit import DataObject, Marker, MissingError, damaged, read_groups, read_markers
+from pipeline.artifacts.commit import DataObject, Marker, MissingError, damaged, read_markers
 from pipeline.artifacts.files import read_range
+from pipeline.artifacts.parquet import read_groups
 from pipeline.artifacts.places import is_remote
 from pipeline.errors import InputError, JobError
 

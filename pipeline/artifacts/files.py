@@ -47,7 +47,7 @@ def publish(path: Path, write: Callable[[Path], object]) -> bool:
         with tempfile.TemporaryDirectory(prefix="stagedkd-") as folder:
             local = Path(folder) / path.name
             write(local)
-            return s3.create(str(path), local.read_bytes())
+            return s3.create(str(path), local)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:

@@ -20,6 +20,8 @@ from pipeline.artifacts.identity import canonical_json
 from pipeline.artifacts.layout import read_json
 from pipeline.errors import JobError
 
+_LEAVING = 3.0  # seconds for a renewal that is under way
+
 
 @dataclass(frozen=True)
 class _State:
@@ -74,7 +76,9 @@ class Lease:
     ) -> None:
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LEAVING)
+            if self._thread.is_alive() or self._trouble is not None:
+                return  # the store is away: what is not renewed expires, and nobody has to wait for the store here
         if self._held():
             self._write(released=True)
 
@@ -132,7 +136,9 @@ class Lease:
         return _State(claim, owner, None, False)
 
     def _held(self) -> bool:
-        return size_of(self._claim(self.epoch)) is not None and size_of(self._claim(self.epoch + 1)) is None
+        """The next claim first: it stands before ours is removed, and goes after ours. So whatever happens between the
+        two looks (this process may be stopped there), one of them sees that ours was followed."""
+        return size_of(self._claim(self.epoch + 1)) is None and size_of(self._claim(self.epoch)) is not None
 
     def _claim(self, epoch: int) -> Path:
         return self.folder / f"lease.{epoch:08d}.claim"
@@ -143,7 +149,9 @@ class Lease:
         replace(self.folder / "lease.json", canonical_json(record).encode())
 
     def _remove_older_claims(self) -> None:
-        for path in listing(self.folder, "lease.*.claim"):
+        """The oldest first. The owner of epoch n, stopped and woken, looks for claims n + 1 and n (_held): were n + 1
+        removed before n, he would find his own alone, for good where this process is killed in between, and go on."""
+        for path in listing(self.folder, "lease.*.claim"):  # sorted, and epochs have eight digits
             if path < self._claim(self.epoch):
                 remove(path)
 

@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from pipeline.artifacts.identity import file_digest
 from pipeline.artifacts.s3_retry import retried, status_of
 from pipeline.errors import InputError, StorageError
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 SCHEME = "s3://"
 FETCHES = 3  # of an object that arrives other than it was written
 THREADS = 32  # requests in flight where many small objects are read
+PART = 32 << 20  # bytes of a file that are sent, and held in memory, at a time (one request where it has two parts)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ def put(url: str, data: bytes) -> None:
     retried("written", url, lambda: _client().pipe_file(url, data, Metadata=_signed(data)))
 
 
-def create(url: str, data: bytes) -> bool:
-    """Write the object unless there is one; of any number of racers exactly one gets True.
+def create(url: str, data: bytes | Path) -> bool:
+    """Write the object, from bytes or a local file, unless there is one; of any number of racers exactly one gets True.
 
     A request that the store carried out but whose answer was lost counts as carried out: each call signs its object.
     """
@@ -131,20 +133,20 @@ def open_for_reading(url: str) -> BinaryIO:
     return retried("read", url, lambda: _client().open(url, "rb", block_size=1 << 20))
 
 
-def _create(url: str, data: bytes, writer: str) -> bool:
+def _create(url: str, data: bytes | Path, writer: str) -> bool:
     try:
         return _put_new(url, data, writer)
     except OSError as error:
         if status_of(error) != 501:
             raise
         # A store that knows no conditions: allowed for a single writer only, and we looked before.
-        _client().pipe_file(url, data, Metadata=_signed(data))
+        _send(url, data, Metadata=_signed(data))
         return True
 
 
-def _put_new(url: str, data: bytes, writer: str) -> bool:
+def _put_new(url: str, data: bytes | Path, writer: str) -> bool:
     try:
-        _client().pipe_file(url, data, mode="create", Metadata=_signed(data) | {"writer": writer})
+        _send(url, data, mode="create", Metadata=_signed(data) | {"writer": writer})
         return True
     except OSError as error:
         if status_of(error) != 412 and not isinstance(error, FileExistsError):
@@ -152,8 +154,15 @@ def _put_new(url: str, data: bytes, writer: str) -> bool:
         return _writer(url) == writer
 
 
-def _signed(data: bytes) -> dict[str, str]:
-    return {"sha256": hashlib.sha256(data).hexdigest()}
+def _send(url: str, data: bytes | Path, **how: Any) -> None:
+    if isinstance(data, bytes):
+        _client().pipe_file(url, data, **how)
+    else:
+        _client().put_file(str(data), url, chunksize=PART, **how)
+
+
+def _signed(data: bytes | Path) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data)}
 
 
 def _body(url: str) -> tuple[bytes, dict[str, str]]:

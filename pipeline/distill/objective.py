@@ -76,7 +76,8 @@ class DistillationLoss(nn.Module):
         self.objective = alive = objective.effective
         self.mean_weight = mean_weight
         _check(alive, classes, mean_weight, bool(source_dims))
-        self.partners = partners(len(dims), len(source_dims[-1])) if source_dims else ()
+        _check_features(alive, source_dims)
+        self.partners = partners(len(dims), len(source_dims[-1])) if source_dims and source_dims[-1] else ()
         self.policy = weight_policy(alive.weighting, len(dims)) if alive.lambda_corr else None
         self.progress = RunningMean(len(dims)) if alive.lambda_dist else None
         self.predictors = nn.ModuleList()
@@ -197,6 +198,16 @@ class DistillationLoss(nn.Module):
 def partners(substages: int, teacher_substages: int) -> tuple[int, ...]:
     """Position (from 0) of the teacher's substage that belongs to each of the student's: ceil(l · L_T / L_S) - 1."""
     return tuple(math.ceil(n * teacher_substages / substages) - 1 for n in range(1, substages + 1))
+
+
+def _check_features(objective: Objective, source_dims: Sequence[Sequence[int]]) -> None:
+    """Terms that compare features need a newest source that has some."""
+    used = [name for name in FEATURE_TERMS if getattr(objective, f"lambda_{name}")]
+    if used and source_dims and not source_dims[-1]:
+        raise ConfigError(
+            f"distill.lambda_{used[0]} compares features, and the newest source gives logits alone: set distill.method: "
+            "kd, or the weights of features to 0"
+        )
 
 
 def _check(objective: Objective, classes: int, mean_weight: float, taught: bool) -> None:

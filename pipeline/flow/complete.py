@@ -1,6 +1,6 @@
 """targets ∪ quarantine ∪ tombstones = plan, row by row, for the shards of a job that says it is done."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,24 +26,26 @@ def check_complete(opened: Iterable[OpenPlan]) -> None:
         for shard in plan.todo:
             planned = plan.table(shard).select([*KEYS, "video_id"])
             for folder in folders:
-                _check_rows(folder, shard, planned)
+                _check_rows(folder, shard, planned, plan.buried(shard))
 
 
 def _check_markers(plan: OpenPlan, folder: Path) -> None:
-    buried = {shard for _, shard in plan.view.tombstones}
-    missing = sorted(set(plan.view.shards) - committed_shards(folder) - (buried - set(plan.todo)))
+    missing = sorted(set(plan.view.shards) - committed_shards(folder))
+    missing = [shard for shard in missing if shard in plan.todo or not plan.buried(shard)]
     if missing:
         raise JobError(
             f"{folder}: {len(missing)} shards were not committed ({missing[0]} …): run the same command again"
         )
 
 
-def _check_rows(folder: Path, shard: str, planned: pa.Table) -> None:
+def _check_rows(folder: Path, shard: str, planned: pa.Table, buried: Collection[str]) -> None:
+    """`planned` is without the videos of `buried`; rows that were made before the burial stay where they are."""
     marker = read_marker(folder, shard)
     assert marker is not None, f"{folder}: {shard} was committed a moment ago"
-    lost = pa.array([], pa.string())
+    gone = set(buried)
     if marker.quarantine is not None and marker.quarantine.rows:
-        lost = read_object(folder, marker.quarantine, ["video_id"]).column("video_id").combine_chunks()
+        gone |= set(read_object(folder, marker.quarantine, ["video_id"]).column("video_id").to_pylist())
+    lost = pa.array(gone, pa.string())
     wanted = _without(planned, lost)
     found = _stored(folder, marker, lost)
     held = marker.rows if found is None else found.num_rows
@@ -57,7 +59,7 @@ def _check_rows(folder: Path, shard: str, planned: pa.Table) -> None:
 
 def _stored(folder: Path, marker: Marker, lost: pa.Array) -> pa.Table | None:
     """Keys of the rows that a reader sees, in the order of the plan; None for rasters in an object store, which would
-    come whole. Rasters may hold views of a lost video, decoded before another of its views failed."""
+    come whole. What was lost meanwhile may have left rows: decoded before another view failed, or before its burial."""
     if is_remote(folder) and any(".part-" in obj.name for obj in marker.objects):
         return None
     tables = [read_object(folder, obj, [*KEYS, "video_id"]) for obj in marker.objects]

@@ -1,10 +1,25 @@
-"""What each step will ask of the cluster, from the recipe alone: for the pre-flight, the dry run and the steps."""
+"""What each step will ask of the cluster, from the recipe alone: for the pre-flight, the dry run and the steps.
+
+Memory of the precompute actors, as asked of Ray (which counts it and does not enforce it):
+
+    decode     1.25 · (0.5 GB + 4 · M)    the worker, its child and Parquet's buffers; pixels decoded, handed on, cached
+    teacher    1.25 · (1 GB + 6 · M)      the worker with torch; pixels as uint8, handed on, and as float32
+
+M = bytes of a micro-batch's pixels. A network's own weights and activations are known to nobody here. Never more than
+the share of a node that the actor's CPUs are (Capacity.memory).
+"""
 
 import os
+from dataclasses import replace
 
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import device, train_device
 from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
+
+
+DECODE_BYTES, TEACHER_BYTES = 0.5e9, 1e9
+DECODE_COPIES, TEACHER_COPIES = 4, 6
+MEMORY_ROOM = 1.25
 
 
 def local_capacity(recipe: Recipe) -> Capacity | None:
@@ -37,7 +52,10 @@ def frame_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     section = recipe.precompute
     decoders = fit_decoders(section.decoders, section.decode_cpus, capacity.cpus - READ_CPUS)
     least = section.min_decoders if _grows(recipe) else None
-    return [Demand("reading", 1, READ_CPUS), Demand("decode actors", decoders, section.decode_cpus, least=least)]
+    needed = MEMORY_ROOM * (DECODE_BYTES + DECODE_COPIES * micro_batch_bytes(recipe))
+    memory = capacity.memory(needed, section.decode_cpus)
+    decode = Demand("decode actors", decoders, section.decode_cpus, memory=memory, least=least)
+    return [Demand("reading", 1, READ_CPUS), decode]
 
 
 def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
@@ -45,9 +63,17 @@ def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     section = recipe.precompute
     gpus = float(device(section.device) == "cuda")
     least = section.min_teachers if _grows(recipe) else None
-    teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus, least=least)
-    left = Capacity(capacity.cpus - teacher.count * teacher.cpus, capacity.gpus, capacity.source)
+    needed = MEMORY_ROOM * (TEACHER_BYTES + TEACHER_COPIES * micro_batch_bytes(recipe))
+    memory = capacity.memory(needed, section.teacher_cpus)
+    teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus, memory, least)
+    left = replace(capacity, cpus=capacity.cpus - teacher.count * teacher.cpus)
     return [*frame_demands(recipe, left), teacher]
+
+
+def micro_batch_bytes(recipe: Recipe) -> int:
+    """Of the pixels (B, T, H, W, 3) uint8 that pass through the graph in one row."""
+    height, width = recipe.views.size
+    return recipe.plan.micro_batch * recipe.views.num_frames * height * width * 3
 
 
 def _grows(recipe: Recipe) -> bool:

@@ -57,6 +57,9 @@ def _splits(recipe: Recipe, data: Data) -> Iterator[str]:
 
 def _training(recipe: Recipe, data: Data, plan: PlanSize) -> Iterator[str]:
     train, aim = recipe.train, recipe.distill
+    if recipe.precompute.frames == "none":
+        yield "precompute.frames is none: targets alone are stored; steps that train or evaluate will be refused"
+        return
     held = plan.views * plan.view_bytes
     if held > train.memory_limit:
         limit = size(train.memory_limit)
@@ -117,6 +120,7 @@ def _disk(recipe: Recipe, sizes: Mapping[str, PlanSize]) -> Iterator[str]:
         return
     while not store.exists():
         store = store.parent
-    needed, free = sum(plan.views * plan.view_bytes for plan in sizes.values()), shutil.disk_usage(store).free
+    needed = sum(plan.views * (plan.cached_bytes + (plan.targets_bytes or 0)) for plan in sizes.values())
+    free = shutil.disk_usage(store).free
     if needed > free:
-        yield f"the raster cache is {size(needed)} before compression, {store} has {size(free)} free"
+        yield f"frames and targets are about {size(needed)}, {store} has {size(free)} free"

@@ -10,11 +10,11 @@ from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS
 from pipeline.flow.context import run_name
 from pipeline.flow.demands import step_demands
-from pipeline.flow.dry_checks import MICRO_BATCH_SECONDS, SHARD_SECONDS, capacity, refusals, warnings
+from pipeline.flow.dry_checks import capacity, refusals, warnings
 from pipeline.flow.dry_data import Data, look
 from pipeline.flow.dry_sizes import PlanSize, duration, plan_size, size
 from pipeline.flow.dry_steps import Row, Survey
-from pipeline.flow.estimate import PROBED, estimate, probe_videos
+from pipeline.flow.estimate import PROBED, Probe, estimate, probe_videos
 from pipeline.flow.targets import check_targets
 from pipeline.manifest.entries import SPLITS
 from pipeline.on_ray.capacity import Capacity, Demand
@@ -34,14 +34,17 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     data = look(recipe)
     sizes = {plan: plan_size(recipe, data, plan) for plan in PLANS}
     survey = Survey(recipe, data, sizes)
+    told = probe_videos(recipe, data.paths[:: max(1, -(-len(data.paths) // PROBED))]) if probe and data.paths else None
+    if told is not None:
+        sizes = {plan: _measured(each, told) for plan, each in sizes.items()}
     found = capacity(recipe)
     run = run_name(recipe, name)
     parts = [
         [f"Dry run of {run}: nothing is written, nothing is started."],
         [*_data(data), _workspace(recipe, run, survey)],
         _steps(survey.rows()),
-        ["Sizes", *_sizes(sizes)],
-        *([_probed(recipe, data, sizes, survey)] if probe and data.paths else []),
+        ["Sizes", *_sizes(recipe, sizes)],
+        *([_probed(recipe, told, sizes, survey)] if told else []),
         _resources(recipe, found),
         _warnings([*refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
@@ -71,12 +74,26 @@ def _steps(rows: Sequence[Row]) -> list[str]:
     return [f"{row.step:<{columns[0]}}  {row.key:<{columns[1]}}  {row.state}" for row in [head, *rows]]
 
 
-def _sizes(sizes: Mapping[str, PlanSize]) -> list[str]:
-    lines = [_plan_line(plan) for plan in sizes.values()]
-    total = sum(plan.views * plan.view_bytes for plan in sizes.values())
+def _measured(plan: PlanSize, told: Probe) -> PlanSize:
+    """With what a few decoded videos took and left in the cache; as guessed where none could be decoded."""
+    if told.failed == told.videos:
+        return plan
+    return replace(plan, video_seconds=told.seconds[plan.name], cached_bytes=told.view_bytes, measured=True)
+
+
+def _sizes(recipe: Recipe, sizes: Mapping[str, PlanSize]) -> list[str]:
     seconds = sum(plan.videos * plan.video_seconds for plan in sizes.values())
-    lines.append(f"  raster cache {size(total)} before compression; decoding about {duration(seconds)} of one core")
-    return lines
+    whole = f"  {_cache(recipe, list(sizes.values()))}; decoding about {duration(seconds)} of one core"
+    return [*(_plan_line(plan) for plan in sizes.values()), whole]
+
+
+def _cache(recipe: Recipe, plans: Sequence[PlanSize]) -> str:
+    kind, total = recipe.precompute.frames, size(sum(plan.views * plan.cached_bytes for plan in plans))
+    if kind == "none":
+        return "no raster cache (precompute.frames: none)"
+    if any(plan.measured for plan in plans):
+        return f"{'JPEG' if kind == 'jpeg' else 'raster'} cache {total}, as a few videos were stored"
+    return f"JPEG cache about {total}" if kind == "jpeg" else f"raster cache {total} before compression"
 
 
 def _plan_line(plan: PlanSize) -> str:
@@ -88,26 +105,21 @@ def _plan_line(plan: PlanSize) -> str:
     return f"  {plan.name:<5} {views}, {shards}, micro-batches of {plan.micro_batch}; {each}"
 
 
-def _probed(recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize], survey: Survey) -> list[str]:
-    """What is to do of both plans, by a few videos that are decoded here and now."""
-    paths = data.paths[:: max(1, -(-len(data.paths) // PROBED))]
-    told = probe_videos(recipe, paths)
+def _probed(recipe: Recipe, told: Probe, sizes: Mapping[str, PlanSize], survey: Survey) -> list[str]:
+    """What is to do of both plans, by a few videos that were decoded here and now."""
     videos = {plan: survey.videos_to_do(plan) for plan in PLANS}
     views = {plan: count * sizes[plan].per_video for plan, count in videos.items()}
     each = sizes["train"].targets_bytes
     head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers are not timed"
     whole = f"  to do      {estimate(recipe, videos, views, each, told).words()}"
-    return [head, whole, *(_per_unit(sizes[plan], told.seconds[plan]) for plan in PLANS)]
+    return [head, whole, *(_per_unit(sizes[plan]) for plan in PLANS)]
 
 
-def _per_unit(plan: PlanSize, seconds: float) -> str:
-    """Measured seconds of a micro-batch and of a shard, which the header's estimate only guesses."""
-    whole = replace(plan, video_seconds=seconds)
-    short = " (short: Ray's own cost weighs)" if 0 < whole.micro_batch_seconds < MICRO_BATCH_SECONDS else ""
-    small = " (small: many files)" if whole.shards_of(plan.videos) > 1 and whole.shard_seconds < SHARD_SECONDS else ""
+def _per_unit(plan: PlanSize) -> str:
+    """Seconds of a video, a micro-batch and a shard; what follows from them stands among the warnings."""
     return (
-        f"  {plan.name:<10} {duration(seconds)} a video, {duration(whole.micro_batch_seconds)} a micro-batch{short}, "
-        f"{duration(whole.shard_seconds)} a shard{small}"
+        f"  {plan.name:<10} {duration(plan.video_seconds)} a video, {duration(plan.micro_batch_seconds)} a micro-batch, "
+        f"{duration(plan.shard_seconds)} a shard"
     )
 
 

@@ -9,10 +9,13 @@ from pipeline.config.networks import Network
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import planned_splits, view_policy
 from pipeline.flow.dry_data import Data, Typical
+from pipeline.targets.topk import MOST_SMALL
 from pipeline.video.views import view_keys
 
 # Decoding on one slow core: opening a file, then a tenth of a gigapixel a second (H.264, to the end of the file).
 OPEN_SECONDS, PIXEL_SECONDS = 0.005, 1e-8
+# What a cache holds of a raster's bytes; JPEGs of photographs at quality 95.
+CACHED = {"raw": 1.0, "jpeg": 1 / 6, "none": 0.0}
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 # Channels of the substages of networks with their usual options; a test builds each.
 CHANNELS: dict[str, tuple[int, ...]] = {
@@ -32,7 +35,8 @@ CHANNELS: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class PlanSize:
-    """One plan over all its videos. `view_bytes`: of the raster of a view; `targets_bytes`: of a view's targets."""
+    """One plan over all its videos. `view_bytes`: of the raster of a view, `cached_bytes`: of what is cached of it,
+    `targets_bytes`: of a view's targets. `measured`: whether seconds and cached bytes are those of decoded videos."""
 
     name: str
     videos: int
@@ -40,8 +44,10 @@ class PlanSize:
     shard_views: int
     micro_batch: int
     view_bytes: int
+    cached_bytes: float
     targets_bytes: int | None
     video_seconds: float
+    measured: bool = False
 
     @property
     def views(self) -> int:
@@ -69,14 +75,16 @@ class PlanSize:
 def plan_size(recipe: Recipe, data: Data, plan: str) -> PlanSize:
     """The plan `plan` (train or eval) over the recipe's data."""
     views = recipe.views
+    raster = views.num_frames * views.size[0] * views.size[1] * 3
     return PlanSize(
         name=plan,
         videos=sum(data.videos.get(split, 0) for split in planned_splits(recipe, plan)),
         per_video=len(view_keys("v", view_policy(recipe, plan), data.typical.frames)),
         shard_views=recipe.plan.shard_views,
         micro_batch=recipe.plan.micro_batch,
-        view_bytes=views.num_frames * views.size[0] * views.size[1] * 3,
-        targets_bytes=targets_bytes(recipe, data.classes),
+        view_bytes=raster,
+        cached_bytes=raster * CACHED[recipe.precompute.frames],
+        targets_bytes=targets_bytes(recipe, data.classes, plan),
         video_seconds=decode_seconds(data.typical),
     )
 
@@ -86,13 +94,19 @@ def decode_seconds(video: Typical) -> float:
     return OPEN_SECONDS + video.frames * video.width * video.height * PIXEL_SECONDS
 
 
-def targets_bytes(recipe: Recipe, classes: int) -> int | None:
-    """C + ΣC_l values of the targets' number type for the teacher's logits and pooled features; None if not known."""
+def targets_bytes(recipe: Recipe, classes: int, plan: str = "train") -> int | None:
+    """C + ΣC_l values of the targets' number type for the teacher's logits and pooled features, before compression; of
+    the training plan's logits only what `top_k` keeps. None if not known."""
     channels = substage_channels(recipe.teacher)
     if channels is None:
         return None
-    values = (teacher_classes(recipe) or classes) + sum(channels)
-    return values * (2 if recipe.precompute.codec.dtype == "float16" else 4)
+    codec, logits = recipe.precompute.codec, teacher_classes(recipe) or classes
+    each = 2 if codec.dtype == "float16" else 4
+    if codec.top_k is None or plan == "eval":
+        return each * (logits + sum(channels))
+    index = 2 if logits <= MOST_SMALL else 4
+    # Beside indices and logits: mean, s.d. and number of all logits, and two log-sum-exps per temperature.
+    return each * (codec.top_k + sum(channels)) + index * codec.top_k + 4 * (3 + 2 * len(codec.temperatures))
 
 
 def teacher_classes(recipe: Recipe) -> int | None:

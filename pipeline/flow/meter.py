@@ -40,6 +40,8 @@ class Meter:
     teacher_s: float = 0.0
     idle_s: float = 0.0
     retries: int = 0
+    in_flight: int = 0
+    most_in_flight: int = 0
     open_shards: int = 0
     most_open: int = 0
     seconds: float = 0.0
@@ -80,6 +82,8 @@ class Meter:
         self.teacher_s += float(row.get("teacher_s", 0.0))
         self.idle_s += float(row.get("idle_s", 0.0))
         self.retries += int(row.get("retries", 0))
+        self.in_flight = max(0, int(row.get("in_flight", 1)) - 1)  # without this one
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.open_shards, self.most_open = open_shards, max(self.most_open, open_shards)
         self._tell(time.monotonic())
 
@@ -115,6 +119,7 @@ class Meter:
             "teacher_waited_share": round(self.waited_share, 4),
             "decode_busy_share": round(self._busy(self.decode_s), 4),
             "max_open_shards": self.most_open,
+            "max_in_flight": self.most_in_flight,
             "retries": self.retries,
             "halved_shards": sum(tally.halved for tally in self.tallies),
             "bytes": {
@@ -151,7 +156,7 @@ class Meter:
     def _values(self) -> dict[str, float]:
         return {
             "clips_per_second": self.rate,
-            "in_flight": float(self.pools.in_flight if self.pools and self.clips < self.views else 0),
+            "in_flight": float(self.in_flight),
             "open_shards": float(self.open_shards),
             "teacher_waited_share": self.waited_share,
             "clips_total": float(self.clips),

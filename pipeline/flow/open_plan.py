@@ -6,7 +6,7 @@ read when the shard is issued.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,14 @@ class OpenPlan:
     frames_done: frozenset[str] = field(init=False)
     done: tuple[frozenset[str], ...] = field(init=False)
     todo: tuple[str, ...] = field(init=False)
+    _buried: dict[str, frozenset[str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.frames_done = committed_shards(self.frames)
         self.done = tuple(committed_shards(folder) for folder in self.targets)
-        buried = {shard for _, shard in self.view.tombstones}
+        self._buried = _by_shard(self.view.tombstones)
         lacking = (shard for shard in self.view.shards if self._lacks(shard))
-        self.todo = tuple(shard for shard in lacking if shard not in buried or self.table(shard).num_rows)
+        self.todo = tuple(shard for shard in lacking if shard not in self._buried or self.table(shard).num_rows)
 
     def _lacks(self, shard: str) -> bool:
         return (self.cached and shard not in self.frames_done) or any(shard not in done for done in self.done)
@@ -67,13 +68,14 @@ class OpenPlan:
         """Numbers of the teachers whose targets the shard lacks."""
         return [number for number, done in enumerate(self.done) if shard not in done]
 
+    def buried(self, shard: str) -> frozenset[str]:
+        """Videos of a shard that were removed or replaced since it was planned."""
+        return self._buried.get(shard, frozenset())
+
     def table(self, shard: str) -> pa.Table:
         """The planned rows of a shard without videos that were buried since."""
         table = self.view.shards[shard]
-        gone = [video for video, where in self.view.tombstones if where == shard]
-        if not gone:
-            return table
-        return table.filter(pc.invert(pc.is_in(table.column("video_id"), pa.array(gone, pa.string()))))
+        return table.filter(pc.invert(_is_in(table, self.buried(shard)))) if self.buried(shard) else table
 
     def known(self, shard: str) -> tuple[Path, Marker] | None:
         """The folder and marker in which the shard's quarantine stands already, if it does."""
@@ -100,8 +102,12 @@ class OpenPlan:
             yield self.shard_rows(shard)
 
     def shard_rows(self, shard: str) -> pa.Table:
-        """`part` names the micro-batch's committed frames, if there are any; `teachers` who still has to label it."""
-        table = self.table(shard).combine_chunks()
+        """`part` names the micro-batch's committed frames, if there are any; `teachers` who still has to label it.
+
+        A buried video keeps its slots, without a uri: what stands in a batch, and so every value that is computed from
+        it, depends on the plan alone. Micro-batches of nothing else are left out.
+        """
+        table = self._living(shard)
         numbers = table.column("micro_batch").to_numpy()
         starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
         offsets = pa.array(np.r_[starts, len(numbers)], pa.int32())
@@ -110,13 +116,13 @@ class OpenPlan:
             return pa.ListArray.from_arrays(offsets, values)
 
         videos = table.column("video_id").combine_chunks()
-        parts = self._parts(shard)
+        parts, uris = self._parts(shard), self._uris(shard, videos)
         columns: dict[str, Any] = {
             "plan": [self.name] * len(starts),
             "shard_id": [shard] * len(starts),
             "micro_batch": numbers[starts],
             "video_ids": lists(videos),
-            "uris": lists(pa.array(map(self.view.path, videos.to_pylist()), pa.string())),
+            "uris": lists(uris),
             "clip_ids": lists(table.column("clip_id").combine_chunks()),
             "view_ids": lists(table.column("view_id").combine_chunks()),
             "part": [parts.get(number, "") for number in numbers[starts].tolist()],
@@ -124,12 +130,35 @@ class OpenPlan:
         }
         return pa.table(columns, schema=ROWS)
 
+    def _living(self, shard: str) -> pa.Table:
+        """The planned rows of those micro-batches of a shard in which a video is left."""
+        table = self.view.shards[shard].combine_chunks()
+        if not self.buried(shard):
+            return table
+        lives = table.filter(pc.invert(_is_in(table, self.buried(shard)))).column("micro_batch")
+        return table.filter(pc.is_in(table.column("micro_batch"), pc.unique(lives))).combine_chunks()
+
+    def _uris(self, shard: str, videos: pa.Array) -> pa.Array:
+        buried = self.buried(shard)
+        return pa.array(("" if video in buried else self.view.path(video) for video in videos.to_pylist()), pa.string())
+
     def _parts(self, shard: str) -> dict[int, str]:
         """Committed frames by the number of their micro-batch, which stands in the name."""
         marker = read_marker(self.frames, shard) if shard in self.frames_done else None
         if marker is None:
             return {}
         return {int(re.split(r"\.part-(\d+)\.", obj.name)[1]): json.dumps(asdict(obj)) for obj in marker.objects}
+
+
+def _by_shard(tombstones: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for video, shard in tombstones:
+        found.setdefault(shard, set()).add(video)
+    return {shard: frozenset(videos) for shard, videos in found.items()}
+
+
+def _is_in(table: pa.Table, videos: Collection[str]) -> pa.ChunkedArray:
+    return pc.is_in(table.column("video_id"), pa.array(videos, pa.string()))
 
 
 def committed_shards(folder: Path) -> frozenset[str]:

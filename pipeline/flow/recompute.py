@@ -22,7 +22,7 @@ from pipeline.flow.teacher_stage import build_labeler, runtime
 from pipeline.targets import verify as check
 from pipeline.targets.codec import pack
 from pipeline.targets.verify import Finding, Key
-from pipeline.video.micro_batch import FramesStage, frames_table, replay_rows
+from pipeline.video.micro_batch import FramesStage, frames_table, has_frames, replay_rows
 
 Slot = dict[str, Any]
 
@@ -50,8 +50,9 @@ class Recomputer:
     def compare(self, shard: str, number: int) -> list[Finding]:
         """What differs in a micro-batch: pixels of the cache, drawing and values of each stored view."""
         marker, rows, values = self._shard(shard)
-        planned = self._planned(shard, number, rows, quarantined(self.stored.folder, marker))
-        slots, frames = self._decode(shard, number, planned)
+        buried = self._buried(shard, rows, quarantined(self.stored.folder, marker))
+        planned = self._planned(shard, number)
+        slots, frames = self._decode(shard, number, planned, buried)
         packed = pack(outputs := self.labeler(frames), self.stored.codec)
         exact = "forward" not in marker.facts and marker.facts.get("runtime") == [self.runtime]
         exact = exact and self.stored.device == self.stored.fields["device"]
@@ -80,15 +81,16 @@ class Recomputer:
         values = {name: column(table, name) for name in table.column_names if name not in REPLAY}
         return marker, replay_rows(table), values
 
-    def _planned(self, shard: str, number: int, rows: list[Slot], lost: set[str]) -> pa.Table:
-        """The slots of the micro-batch as it was made: a video that was buried before had none."""
+    def _planned(self, shard: str, number: int) -> pa.Table:
         planned = self.stored.planned.shards[shard]
-        planned = planned.filter(pc.equal(planned.column("micro_batch"), number))
-        buried = {video for video, where in self.stored.planned.tombstones if where == shard}
-        gone = buried - lost - {row["video_id"] for row in rows}
-        return planned.filter(pc.invert(pc.is_in(planned.column("video_id"), pa.array(sorted(gone), pa.string()))))
+        return planned.filter(pc.equal(planned.column("micro_batch"), number))
 
-    def _decode(self, shard: str, number: int, planned: pa.Table) -> tuple[list[Slot], np.ndarray]:
+    def _buried(self, shard: str, rows: list[Slot], lost: set[str]) -> set[str]:
+        """Videos that were buried before the shard was made: their slots were empty."""
+        buried = {video for video, where in self.stored.planned.tombstones if where == shard}
+        return buried - lost - {row["video_id"] for row in rows}
+
+    def _decode(self, shard: str, number: int, planned: pa.Table, buried: set[str]) -> tuple[list[Slot], np.ndarray]:
         videos = planned.column("video_id").to_pylist()
         done = self.decode(
             {
@@ -96,14 +98,14 @@ class Recomputer:
                 "shard_id": shard,
                 "micro_batch": number,
                 "video_ids": videos,
-                "uris": [self.stored.paths.get(video, video) for video in videos],
+                "uris": ["" if video in buried else self.stored.paths.get(video, video) for video in videos],
                 "clip_ids": planned.column("clip_id").to_pylist(),
                 "view_ids": planned.column("view_id").to_pylist(),
                 "part": "",
             }
         )
         slots, frames = json.loads(done["slots"]), done["frames"]
-        good = [place for place, slot in enumerate(slots) if "error" not in slot]
+        good = [place for place, slot in enumerate(slots) if has_frames(slot)]
         if self.quality is not None and good:  # what the teacher saw are the decoded JPEGs
             frames[good] = column(frames_table([slots[n] for n in good], frames[good], self.quality), "frames")
         return slots, frames

@@ -1,18 +1,12 @@
 """The main job: all steps in order over one driver and one Ray session; what is done is skipped by its key."""
 
-import json
 import logging
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts.files import replace
-from pipeline.artifacts.layout import read_json
-from pipeline.artifacts.places import is_remote
-from pipeline.config.load import recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.context import Context
@@ -21,8 +15,9 @@ from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
 from pipeline.flow.plans import PlanView, Retry, scan, update_plans
 from pipeline.flow.precompute import frames, refuse_without_frames, teacher_targets
+from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
-from pipeline.flow.targets import Targets, check_classes, check_targets, pinned_targets
+from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
 from pipeline.flow.videos import Videos, Views
 
@@ -72,6 +67,8 @@ def to_frames(way: Way) -> Way:
     and labels in the same pass."""
     refuse_without_frames(way.context)
     teachers = _given(way)
+    if teachers:
+        check_substages(way.context.recipe, _facts(way)["dims"])
     way.views = frames(way.context, way.plans, teachers)
     if teachers:
         way.stored = _stored(way, teachers)
@@ -156,17 +153,23 @@ def class_index(way: Way) -> tuple[int, ...] | None:
     """Columns of a given teacher's logits in the manifest's class order; a fitted one has that order already."""
     if way.context.recipe.teacher.fit:
         return None
-    from pipeline.flow.step import content
     from pipeline.models.classes import match_classes
-    from pipeline.models.facts import read_facts
 
-    facts, section = read_facts(content(way.teacher.folder)), way.context.recipe.classes
+    facts, section = _facts(way), way.context.recipe.classes
     index = match_classes(
         facts["classes"] or facts["num_classes"], way.videos.classes, section.map, section.trust_order
     )
     columns = tuple(int(column) for column in index)
     check_classes(way.context.recipe, columns, facts["num_classes"])
     return columns
+
+
+def _facts(way: Way) -> dict[str, Any]:
+    """model.json of the given teacher."""
+    from pipeline.flow.step import content
+    from pipeline.models.facts import read_facts
+
+    return read_facts(content(way.teacher.folder))
 
 
 def to_student(way: Way) -> Way:
@@ -215,86 +218,15 @@ def run(context: Context) -> Path:
         from pipeline.flow.sweep import sweep
 
         sweep(way)
-    if _told(folder) != context.keys:
+    if told(folder) != context.keys:
         from pipeline.flow.report import report
 
         report(context, way.videos, way.views, way.labels, way.cascade, way.evaluation)
-        _track(context, way, exported)
-        _summarise(context, way, folder, exported, time.monotonic() - began)
+        track(context, way, exported)
+        summarise(context, way, folder, exported, time.monotonic() - began)
     else:
         LOG.info("everything was done before: nothing to do")
     return folder
-
-
-def _told(folder: Path) -> dict[str, str] | None:
-    """The keys that the run's summary was written for, None without one."""
-    found = read_json(folder / "summary.json")
-    return None if found is None else dict(found["keys"])
-
-
-def _summarise(context: Context, way: Way, folder: Path, exported: Path, seconds: float) -> None:
-    from pipeline.flow.evaluate import read_metrics
-
-    metrics = read_metrics(way.evaluation)
-    startup = sum(timing.startup_s for timing in context.timings)
-    summary = {
-        "run": context.name,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "seconds": {"total": seconds, "startup": startup, "work": seconds - startup},
-        "steps": [asdict(timing) for timing in context.timings],
-        "keys": context.keys,
-        "export": _shown(exported, context.workspace.root),
-        "networks": [_row(entry) for entry in metrics["networks"]],
-        "room": metrics["room"],
-        "split": metrics["split"],
-        "sample": _sample(way),
-    }
-    replace(folder / "recipe.yaml", recipe_yaml(context.recipe).encode())
-    replace(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-
-
-def _shown(path: Path, root: Path) -> str:
-    """Below the workspace relative to it, so that the workspace may move."""
-    return path.relative_to(root).as_posix() if not is_remote(path) and path.is_relative_to(root) else str(path)
-
-
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    metrics, cost = entry["metrics"], entry["cost"]
-    interval = metrics["top1_interval"]
-    return {
-        "name": entry["name"],
-        "role": entry["role"],
-        "top1": metrics["top1"],
-        "low": interval["low"],
-        "high": interval["high"],
-        "params": cost["params"],
-        "flops": cost["flops"],
-        "steps": entry["steps"],
-    }
-
-
-def _sample(way: Way) -> str:
-    """One readable test video, for the line that shows `predict`."""
-    from pipeline.flow.evaluate import quarantine_rows
-
-    lost = {row["video_id"] for row in quarantine_rows(way.views)}
-    rows = [*way.videos.of("test"), *way.videos.of("val"), *way.videos.of("train")]
-    row = next(row for row in rows if way.videos.ids[row] not in lost)
-    return str(way.videos.root / way.videos.uris[row])
-
-
-def _track(context: Context, way: Way, exported: Path) -> None:
-    from pipeline.flow.evaluate import read_metrics
-    from pipeline.flow.step import content
-
-    tracker, run_id = context.track(), context.parent_run
-    for entry in read_metrics(way.evaluation)["networks"]:
-        name = re.sub(r"[^\w.-]+", "-", entry["name"].replace("×", "x"), flags=re.ASCII)
-        tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
-    tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
-    files = content(exported)
-    tracker.artefact(run_id, files, "export")
-    tracker.model(run_id, files, "student")
 
 
 def _teacher_steps(recipe: Recipe) -> int:

@@ -86,9 +86,7 @@ def check_targets(recipe: Recipe) -> None:
     methods = {recipe.distill.method, *_searched(recipe, "distill.method")}
     dense = sorted(method for method in methods if LOGITS_NEEDED[str(method)] == "dense")
     if dense:
-        raise ConfigError(
-            f"distill.method {dense[0]} needs all of the teacher's logits: leave codec.top_k out"
-        )
+        raise ConfigError(f"distill.method {dense[0]} needs all of the teacher's logits: leave codec.top_k out")
     missing = sorted(_temperatures(recipe) - set(codec.temperatures))
     if missing:
         wanted = ", ".join(f"{value:g}" for value in sorted({*codec.temperatures, *missing}))
@@ -122,6 +120,23 @@ def check_classes(recipe: Recipe, index: Sequence[int], classes: int) -> None:
         raise ConfigError(
             f"the manifest has {len(index)} of the teacher's {classes} classes, and top-k targets cannot be cut to "
             "them: leave precompute.codec.top_k out"
+        )
+
+
+def check_substages(recipe: Recipe, dims: Sequence[int]) -> None:
+    """Refuse losses on features where a given teacher has no substages (`dims` is empty). ConfigError."""
+    section = recipe.distill
+    weights = {
+        "lambda_corr": section.lambda_corr,
+        "lambda_comb": section.lambda_comb if section.combinations not in ("none", ()) else 0.0,
+        "lambda_dist": section.lambda_dist if section.distribution != "none" else 0.0,
+    }
+    swept = recipe.sweep.space if recipe.sweep is not None else {}
+    used = [name for name, weight in weights.items() if weight or f"distill.{name}" in swept]
+    if section.method == "staged" and used and not dims:
+        raise ConfigError(
+            f"the teacher gives logits and no features, and distill.{used[0]} compares features: set distill.method: kd, "
+            f"or {', '.join(used)} to 0 (an exported program may give features: its option outputs)"
         )
 
 

@@ -32,7 +32,7 @@ class Parts:
     body: float (B,c,T,H,W) -> logits (B,C). head: path of the classifier in the body, None where unknown.
     library: the name under which the library knows weights, library_root: the module of the body they belong to.
     trial_shape: (T,H,W) of the body's input in trial forwards. shapes_only: run them on tensors without data, for
-    networks that take large inputs only.
+    networks that take large inputs only. batch: least and most clips (None: any number) of one forward.
     """
 
     body: nn.Module
@@ -46,6 +46,7 @@ class Parts:
     library_root: str = ""
     trial_shape: tuple[int, int, int] = (8, 64, 64)
     shapes_only: bool = False
+    batch: tuple[int, int | None] = (1, None)
 
 
 class VideoNetwork(nn.Module):
@@ -66,6 +67,7 @@ class VideoNetwork(nn.Module):
         self.head_path, self.library, self.library_root = parts.head, parts.library, parts.library_root
         self.frozen_norm = bool(parts.options.get("frozen_norm"))
         self._trial_shape, self._shapes_only = parts.trial_shape, parts.shapes_only
+        self.batch = parts.batch
         self._owner: dict[str, int] = {}
         self.body = _channels_last(parts.body)
         self._fixed = {name for name, value in self.body.named_parameters() if not value.requires_grad}
@@ -118,6 +120,11 @@ class VideoNetwork(nn.Module):
                 module.training = False
         return self
 
+    @property
+    def _trial_batch(self) -> int:
+        least, most = self.batch
+        return max(least, min(2, most or 2))
+
     def _dtype(self) -> torch.dtype:
         return next(self.body.parameters()).dtype
 
@@ -135,14 +142,14 @@ class VideoNetwork(nn.Module):
         return self._owner
 
     def _trial(self) -> tuple[Tensor | None, list[Tensor], list[int], State]:
-        """(logits, features, order of the cuts, parameters used) of two blank clips."""
+        """(logits, features, order of the cuts, parameters used) of a few blank clips."""
         parameters, buffers = trial_state(self.body, self._shapes_only)
         device = next(iter(parameters.values())).device
-        shape = (2, self.transform.channels, *self._trial_shape)
+        shape = (self._trial_batch, self.transform.channels, *self._trial_shape)
         clip = torch.zeros(shape, dtype=self._dtype(), device=device)
         forward = trial_forward(self.body, {**parameters, **buffers})
         with evaluating(self.body), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            return *run(forward, self._tapped(), clip, self._at_taps(pooled, 2)), parameters
+            return *run(forward, self._tapped(), clip, self._at_taps(pooled, shape[0])), parameters
 
     def _check(self) -> tuple[int, ...]:
         """The channels of each substage. Raises ConfigError where cuts or logits are not what they must be."""
@@ -152,9 +159,10 @@ class VideoNetwork(nn.Module):
             met = [paths[index] for index in order]
             raise ConfigError(f"model {self.spec.model!r} is cut at {paths}, but a forward meets {met}: name each once")
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if shape != (2, self.num_classes):
-            wanted = f"(2, {self.num_classes})"
-            raise ConfigError(f"model {self.spec.model!r} gives {shape} for 2 clips; logits must be {wanted}")
+        if shape != (self._trial_batch, self.num_classes):
+            wanted = f"({self._trial_batch}, {self.num_classes})"
+            said = f"gives {shape} for {self._trial_batch} clips; logits must be {wanted}"
+            raise ConfigError(f"model {self.spec.model!r} {said}")
         return tuple(feature.shape[1] for feature in features)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.models import compact, custom, frame, huggingface, torchvision_video
+from pipeline.models import compact, custom, exported, frame, huggingface, torchvision_video
 from pipeline.models.facts import FACTS, read_facts
 from pipeline.models.hints import did_you_mean
 from pipeline.models.network import Parts, VideoNetwork
@@ -26,7 +26,7 @@ Build = Callable[[NetworkSpec, int, Mapping[str, Any]], Parts]
 
 def names() -> tuple[str, ...]:
     """The models known by name; beside them stands `module:factory`."""
-    return ("compact", "frame", "huggingface", *sorted(torchvision_video.FAMILIES))
+    return ("compact", "exported", "frame", "huggingface", *sorted(torchvision_video.FAMILIES))
 
 
 def build_network(spec: NetworkSpec, seed: int = 0) -> VideoNetwork:
@@ -71,7 +71,12 @@ def _builder(model: str) -> Build:
         return custom.build
     if model in torchvision_video.FAMILIES:
         return torchvision_video.build
-    families: dict[str, Build] = {"compact": compact.build, "frame": frame.build, "huggingface": huggingface.build}
+    families: dict[str, Build] = {
+        "compact": compact.build,
+        "exported": exported.build,
+        "frame": frame.build,
+        "huggingface": huggingface.build,
+    }
     if model not in families:
         hint = did_you_mean(model, names())
         raise ConfigError(f"no model {model!r}{hint} (known: {', '.join(names())}, or module:factory of your own)")

@@ -17,6 +17,7 @@ from pipeline.models.hints import did_you_mean
 from pipeline.models.pretrained import lite0_file, lite0_in_timm_names
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
+PROGRAM = ".pt2"
 
 
 def state_of(weights: str, library: str | None) -> dict[str, Tensor]:
@@ -24,6 +25,8 @@ def state_of(weights: str, library: str | None) -> dict[str, Tensor]:
     `library`. Raises ConfigError for an unknown name, InputError for what cannot be read or downloaded."""
     if is_path(weights):
         path = Path(weights)
+        if path.suffix == PROGRAM:
+            return _of_program(path, library)
         if library == "huggingface" and path.is_dir() and not (path / FACTS).is_file():
             from pipeline.models.huggingface import read_weights
 
@@ -36,7 +39,15 @@ def state_of(weights: str, library: str | None) -> dict[str, Tensor]:
 
 def is_path(weights: str) -> bool:
     """Whether `weights` is a file or a folder, not a name of a library's weights."""
-    return Path(weights).suffix in SUFFIXES or "/" in weights or Path(weights).is_dir()
+    return Path(weights).suffix in (*SUFFIXES, PROGRAM) or "/" in weights or Path(weights).is_dir()
+
+
+def _of_program(path: Path, library: str | None) -> dict[str, Tensor]:
+    if library != "exported":
+        raise ConfigError(f"{path} is an exported program, not weights for another network: set model: exported")
+    from pipeline.models.exported import read_weights
+
+    return read_weights(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -34,11 +34,22 @@ class Demand:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the cluster can become (its total, or what an autoscaler may add up to)."""
+    """What the cluster can become (its total, or what an autoscaler may add up to).
+
+    `memory_per_cpu`: bytes beside each CPU on the node that has least of them, 0 where no node is known.
+    """
 
     cpus: float
     gpus: float
     source: str
+    memory_per_cpu: float = 0.0
+
+    def memory(self, needed: float, cpus: float) -> float:
+        """Bytes that an actor of `cpus` CPUs asks for: what it needs, at most its CPUs' share of a node.
+
+        So wherever its CPUs fit its memory fits, too; nothing is ever kept from being placed for memory alone.
+        """
+        return float(min(math.ceil(needed), math.floor(cpus * self.memory_per_cpu)))
 
 
 def check(step: str, demands: Sequence[Demand], capacity: Capacity) -> None:

@@ -6,7 +6,7 @@ from ray.util.metrics import Counter, Gauge
 
 GAUGES = {
     "clips_per_second": "Clips per second, over the job so far",
-    "in_flight": "Micro-batches that were issued and did not come back yet, at most",
+    "in_flight": "Micro-batches that were issued and did not come back yet",
     "open_shards": "Shards of which some micro-batches came back",
     "teacher_waited_share": "Share of time in which the teacher's actors waited for pixels",
 }

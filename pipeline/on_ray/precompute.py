@@ -40,7 +40,7 @@ class Pools:
     teacher: Demand | None = None
 
     @property
-    def in_flight(self) -> int:
+    def enough(self) -> int:
         """Micro-batches that keep all actors busy: one in hand and one waiting for each, and some on the way."""
         return 2 * (self.decode.count + (self.teacher.count if self.teacher else 0)) + 2
 
@@ -68,10 +68,11 @@ def stream(
 
     Rows are issued in order, a shard when fewer than `open_shards` of those before are unfinished (more where shards
     are so small that actors would wait). `frames` and `teacher` build the stage inside its actor. A shard counts as
-    finished once the caller asks for another row after its last.
+    finished once the caller asks for another row after its last. A row says `in_flight`: how many are on the way, it
+    included.
     """
     _configure(pools)
-    source = MicroBatches(shards, open_shards, pools.in_flight)
+    source = MicroBatches(shards, open_shards, pools.enough)
     graph = ray.data.read_datasource(source, num_cpus=READ_CPUS)
     graph = _map(graph, frames, pools.decode)
     if teacher is not None and pools.teacher is not None:
@@ -79,7 +80,7 @@ def stream(
     try:
         for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
             row = {name: _plain(values[0]) for name, values in batch.items()}
-            yield row
+            yield row | {"in_flight": source.in_flight}
             source.came_back(row)
     except RayError as error:
         raise JobError(
@@ -108,7 +109,8 @@ def _cause(error: BaseException) -> str:
     """The innermost error: Ray wraps what a stage raised several times, and adds advice for its own programmers."""
     cause: BaseException | None = error
     while cause is not None:
-        error, cause = cause, getattr(cause, "cause", None) or cause.__cause__
+        error = cause if str(cause).strip() else error
+        cause = getattr(cause, "cause", None) or cause.__cause__
     text = str(error).partition("\nFailed to ")[0].strip()
     if isinstance(error, RayError) and text:
         text = text.splitlines()[-1]  # above it stands where in Ray it happened

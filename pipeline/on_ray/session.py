@@ -99,7 +99,7 @@ class Session:
         source = "cluster.expect" if expected else "its present total"
         if self.max_cpus is not None or self.max_gpus is not None:
             source += ", capped by cluster.max_cpus / max_gpus"
-        return Capacity(_cap(cpus, self.max_cpus), _cap(gpus, self.max_gpus), source)
+        return Capacity(_cap(cpus, self.max_cpus), _cap(gpus, self.max_gpus), source, _memory_per_cpu(ray.nodes()))
 
     def require(self, step: str, demands: list[Demand]) -> None:
         """Refuse what can never be placed; wait (saying each minute for what) for what is not free yet."""
@@ -136,6 +136,12 @@ class Session:
         ray.shutdown()
         if self._token is not None:
             self._token.unlink(missing_ok=True)
+
+
+def _memory_per_cpu(nodes: list[dict[str, Any]]) -> float:
+    """Bytes beside each CPU on the living node that has least of them; nodes without CPUs run nothing of ours."""
+    found = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("CPU")]
+    return min((each.get("memory", 0.0) / each["CPU"] for each in found), default=0.0)
 
 
 def _watched_node() -> NodeWatch:

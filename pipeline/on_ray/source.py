@@ -38,11 +38,22 @@ class MicroBatches(Datasource):
         typical = max(1, sum(self._left.values()) // max(1, len(self._left)))
         self.limit = max(limit, -(-rows // typical))
         self._gate = _gate(self.limit)
+        self._issued = self._back = 0
+        self._asked: Any = None
 
     @property
     def open(self) -> int:
         """Shards of which some rows came back and others did not."""
         return len(self._open)
+
+    @property
+    def in_flight(self) -> int:
+        """Rows that were issued and did not come back, as far as the gate told: asked now and then, never waited for."""
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            self._issued, self._asked = max(self._issued, ray.get(self._asked)), None
+        if self._asked is None:
+            self._asked = self._gate.how_many.remote()
+        return max(0, self._issued - self._back)
 
     def came_back(self, row: Mapping[str, Any]) -> None:
         """Note a finished row; after the last of a shard the next shard may be issued."""
@@ -50,6 +61,7 @@ class MicroBatches(Datasource):
         if key not in self._left:
             return
         seen = self._open.setdefault(key, set())
+        self._back += int(row["micro_batch"]) not in seen
         seen.add(int(row["micro_batch"]))
         if len(seen) == self._left[key]:
             del self._left[key], self._open[key]
@@ -76,7 +88,7 @@ class MicroBatches(Datasource):
 class _Gate:
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.finished = 0
+        self.finished = self.rows = 0
         self.moved = asyncio.Event()
 
     async def open_up_to(self, finished: int) -> None:
@@ -88,6 +100,13 @@ class _Gate:
         while number >= self.finished + self.limit:
             await self.moved.wait()
 
+    async def issued(self, rows: int) -> None:
+        """So many rows went out in all; a task that is run again counts from the start."""
+        self.rows = max(self.rows, rows)
+
+    async def how_many(self) -> int:
+        return self.rows
+
 
 def _gate(limit: int) -> Any:
     """On the driver's node: what ends the one ends the other."""
@@ -97,9 +116,12 @@ def _gate(limit: int) -> Any:
 
 
 def _issue(shards: list[Any], gate: Any) -> Iterator[pa.Table]:
+    issued = 0
     for number, shard in enumerate(shards):
         ray.get(gate.wait.remote(number))
         with pa.ipc.open_stream(ray.get(shard)) as reader:
             table = reader.read_all().combine_chunks()
         for row in range(table.num_rows):
+            issued += 1
+            gate.issued.remote(issued)
             yield table.slice(row, 1)

@@ -105,7 +105,7 @@ class ShardCommitter:
         """Each video counts once, when it is first seen; one that was read back was judged when it was decoded."""
         for slot in slots:
             video = slot["video_id"]
-            if video not in found.videos:
+            if video not in found.videos and not slot.get("buried"):
                 found.videos[video] = reason = slot["error"]["reason"] if "error" in slot else ""
                 if not slot.get("absent"):
                     self.share.note(self.uri_of(str(slot.get("uri", video))), str(reason))
@@ -195,7 +195,7 @@ class ShardCommitter:
 
     def _count(self, slots: list[list[Slot]], bad: pa.Table, *, fresh: bool) -> None:
         lost = set(bad.column("video_id").to_pylist())
-        views = [slot["video_id"] for batch in slots for slot in batch]
+        views = [slot["video_id"] for batch in slots for slot in batch if not slot.get("buried")]
         self.tally.shards += 1
         self.tally.videos += len(set(views))
         self.tally.views += sum(video not in lost for video in views)
@@ -204,8 +204,8 @@ class ShardCommitter:
 
 
 def _good(slots: list[list[Slot]], lost: set[str]) -> list[list[int]]:
-    """Places of the slots to keep, per micro-batch."""
-    return [[i for i, s in enumerate(batch) if "error" not in s and s["video_id"] not in lost] for batch in slots]
+    """Places of the slots to keep, per micro-batch: those with frames, that is with a clip, of videos not lost."""
+    return [[i for i, s in enumerate(batch) if "clip_id" in s and s["video_id"] not in lost] for batch in slots]
 
 
 def _made_by(rows: list[Row], number: int) -> dict[str, Any]:

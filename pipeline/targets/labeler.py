@@ -12,6 +12,7 @@ import torch
 
 from pipeline.errors import ConfigError, JobError
 from pipeline.models.network import NetworkOutput, VideoNetwork
+from pipeline.models.program import check_batch
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ class Labeler:
     rows come with it, and `torch.compile` meets one shape. A slot that failed to decode stays in its place as zeros
     (the caller drops its row), so that its neighbours keep their slots. `dtype` other than float32 runs under autocast.
 
+    ConfigError where the network (an exported program) does not take B clips at once.
+
     `slots` is B as planned; `batch` is what one forward holds: it is halved for good, with a warning, each time the
     accelerator runs out of memory. Whoever commits records it, because it decides values. `compiled` runs the network
     through torch.compile, for one shape: the first forward (and the first after a halving) waits for the compiler.
@@ -35,6 +38,7 @@ class Labeler:
     ) -> None:
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; a teacher runs in one of {', '.join(_DTYPES)}")
+        check_batch(batch, *network.batch)
         self.network = network.eval().to(device)
         self.slots = self.batch = batch
         self.device = torch.device(device)
@@ -86,9 +90,10 @@ class Labeler:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
     def _halve(self, error: Exception) -> None:
-        if self.batch == 1:
+        if self.batch == 1 or (self.batch + 1) // 2 < self.network.batch[0]:
+            what = "one clip alone does" if self.batch == 1 else f"the {self.batch} clips of the exported program do"
             raise JobError(
-                "one clip alone does not fit the accelerator's memory: use a smaller views.size, fewer frames, "
+                f"{what} not fit the accelerator's memory: use a smaller views.size, fewer frames, "
                 "precompute.dtype float16 or a larger device"
             ) from error
         self.batch = (self.batch + 1) // 2

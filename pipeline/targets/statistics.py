@@ -19,8 +19,10 @@ def channel_statistics(chunks: Iterable[pa.Table], substages: int) -> pa.Table:
     """Tables with columns `substage_1` … `substage_L` in row order → a table of kind `statistics`, L·C_l rows.
 
     The standard deviation divides by N: over these rows the standardised feature has variance 1. InputError where there
-    is no row.
+    is no row. Of a network without substages the table is empty, and nothing is read.
     """
+    if not substages:
+        return STATISTICS.empty_table()
     moments = [_Moments() for _ in range(substages)]
     for table in chunks:
         for number, moment in enumerate(moments, start=1):

@@ -78,13 +78,15 @@ class FramesStage:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """`row`: plan, shard_id, micro_batch, video_ids, clip_ids, view_ids, uris (n slots each), part (JSON, or "").
+        A slot whose uri is empty is of a video that was buried since: nothing is decoded or read for it.
 
         Returns plan, shard_id, micro_batch and teachers as they came, slots (JSON, one entry per slot), part (JSON of
         the data object, "" without a cache), decode_s (seconds that this took), retries and, with `keep_pixels`, frames
         (B, T, H, W, 3) uint8: of a JPEG cache the decoded JPEGs, and zero in failed, absent and missing slots.
 
         An entry of slots is a replay row, or {video_id, uri, error}; `absent` says that the committed part lacks it, so
-        that its video is in quarantine with an earlier reason. OSError where storage fails again and again.
+        that its video is in quarantine with an earlier reason; a buried video's is {video_id, buried}. OSError where
+        storage fails again and again.
         """
         began, self._retries = time.monotonic(), 0
         slots, frames, part = self._read_part(row) if row["part"] else self._decode(row)
@@ -98,6 +100,9 @@ class FramesStage:
         policy, frames = self.job.policies[row["plan"]], self._no_frames(row)
         slots: list[Slot] = []
         for (video_id, uri), group in groupby(_planned(row), key=lambda planned: planned[:2]):
+            if not uri:
+                slots += [_buried(planned) for planned in group]
+                continue
             views = [draw(policy, planned.clip_id, planned.view_id) for planned in group]
             outcome = self._patiently(self.child.decode, uri, views, policy)
             if isinstance(outcome, DecodeFailure):
@@ -110,7 +115,7 @@ class FramesStage:
 
     def _write_part(self, row: Mapping[str, Any], slots: list[Slot], frames: np.ndarray) -> DataObject:
         """Store the good slots; where that loses detail, `frames` become what is stored."""
-        good = [index for index, slot in enumerate(slots) if "error" not in slot]
+        good = [index for index, slot in enumerate(slots) if has_frames(slot)]
         quality = self.job.jpeg_quality if self.job.cache == "jpeg" else None
         table = frames_table([slots[index] for index in good], frames[good], quality)
         if quality is not None:
@@ -124,11 +129,11 @@ class FramesStage:
         stored, frames = replay_rows(table), self._no_frames(row)
         at = {(slot["clip_id"], slot["view_id"]): number for number, slot in enumerate(stored)}
         planned = _planned(row)
-        found = [at.get((each.clip_id, each.view_id)) for each in planned]
+        found = [at.get((each.clip_id, each.view_id)) if each.uri else None for each in planned]
         kept = [(slot, number) for slot, number in enumerate(found) if number is not None]
         rows = pa.array([number for _, number in kept], pa.int64())
         frames[[slot for slot, _ in kept]] = column(table.take(rows), "frames")
-        slots = [_absent(each) if n is None else stored[n] for each, n in zip(planned, found, strict=True)]
+        slots = [_empty(each) if n is None else stored[n] for each, n in zip(planned, found, strict=True)]
         return slots, frames, part
 
     def _no_frames(self, row: Mapping[str, Any]) -> np.ndarray:
@@ -145,6 +150,11 @@ class FramesStage:
 
     def close(self) -> None:
         self.child.close()
+
+
+def has_frames(slot: Mapping[str, Any]) -> bool:
+    """Whether a slot is a replay row: decoded or read back, neither failed nor buried."""
+    return "clip_id" in slot
 
 
 def frames_table(slots: list[Slot], frames: np.ndarray, jpeg_quality: int | None = None) -> pa.Table:
@@ -194,6 +204,14 @@ def _replay(video_id: str, view: RasterView) -> Slot:
 
 def _failed(video_id: str, uri: str, failure: DecodeFailure) -> Slot:
     return {"video_id": video_id, "uri": uri, "error": asdict(failure)}
+
+
+def _buried(planned: _Planned) -> Slot:
+    return {"video_id": planned.video_id, "buried": True}
+
+
+def _empty(planned: _Planned) -> Slot:
+    return _absent(planned) if planned.uri else _buried(planned)
 
 
 def _absent(planned: _Planned) -> Slot:

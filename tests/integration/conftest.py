@@ -19,6 +19,8 @@ from tests.support.driver import RECIPES, ROOT, Finished, arguments, drive
 from tests.support.servers import S3, s3_server
 
 DEBUG = RECIPES / "debug.yaml"
+# As Ray counts it: less than precompute's actors would like to have, so that every run shows that it can be placed.
+LITTLE_MEMORY = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class StoreAddress:
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: its address and what a driver's environment needs to join it."""
+    """A running head: its address, what a driver's environment needs to join it, and where Prometheus reads metrics."""
 
     address: str
     env: dict[str, str]
     store: StoreAddress
+    metrics: str
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    port = _free_port()
+    port, metrics = _free_port(), _free_port()
     store = StoreAddress(_port_for_later(), "test", secrets.token_hex(16))
     env = store.env | {
         "RAY_AUTH_MODE": "token",
@@ -67,11 +70,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
     start += ["--include-dashboard=true", f"--dashboard-port={_free_port()}", "--disable-usage-stats"]
+    start += [f"--metrics-export-port={metrics}", f"--memory={LITTLE_MEMORY}"]
     # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` stops every Ray.
     whole = os.environ | env | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     os.environ.update({name: value for name, value in env.items() if name not in store.env})
     process = _start(start, whole, token.with_name("head.log"))
-    yield Head(f"127.0.0.1:{port}", env, store)
+    yield Head(f"127.0.0.1:{port}", env, store, f"http://127.0.0.1:{metrics}/metrics")
     # At once: a polite end takes half a minute. Ray's processes end when their parents are gone.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -40,6 +40,9 @@ class FakeStore:
 
         self._request("create" if mode == "create" else "put", url, write)
 
+    def put_file(self, path: str, url: str, chunksize: int, **how: Any) -> None:
+        self.pipe_file(url, Path(path).read_bytes(), **how)
+
     def cat_file(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         return self._request("get", url, lambda key: self._stored(key)[0][start:end])
 

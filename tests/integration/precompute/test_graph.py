@@ -5,12 +5,15 @@ The teacher is plain NumPy, so that no process imports torch.
 
 import json
 import os
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.dataset import open_dataset
@@ -89,6 +92,18 @@ def once(case: Case) -> Finished:
     return done
 
 
+def scraped(address: str, name: str) -> dict[str, set[float]]:
+    """What the head's Prometheus endpoint shows of a metric: the reason (or "") to the values of all precompute jobs."""
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples if sample.name == f"ray_stagedkd_{name}"]
+    found: dict[str, set[float]] = {}
+    for sample in samples:
+        if sample.labels["step"] == "precompute":
+            found.setdefault(sample.labels.get("reason", ""), set()).add(sample.value)
+    return found
+
+
 def quarantine(folder: Path) -> dict[str, str]:
     """shard/video -> reason."""
     found = {}
@@ -116,6 +131,18 @@ def test_two_teachers_in_one_pass_and_every_view_once(case: Case, once: Finished
     assert "logits" in stored.column_names
 
 
+def test_prometheus_reads_the_same_numbers_from_the_head(case: Case, once: Finished) -> None:
+    until = time.monotonic() + 100  # workers report every ten seconds; what a driver said is shown for two minutes
+    while not scraped(case.head.metrics, "clips_total"):
+        assert time.monotonic() < until
+        time.sleep(1)
+    assert 8 * 3 + 2 in scraped(case.head.metrics, "clips_total")[""]
+    assert scraped(case.head.metrics, "quarantined_total")["unreadable"] == {2}
+    assert scraped(case.head.metrics, "in_flight")[""] == {0}
+    for name in ("clips_per_second", "decode_seconds_total", "teacher_seconds_total"):
+        assert all(value > 0 for value in scraped(case.head.metrics, name)[""]), name
+
+
 def test_the_summary_tells_what_was_done(case: Case, once: Finished) -> None:
     told = json.loads((case.folder / "once" / "runs" / "graph" / "precompute.json").read_text())["precompute"]
     assert (told["videos"], told["views"]) == (10, 6 * 3 + 2)
@@ -124,6 +151,7 @@ def test_the_summary_tells_what_was_done(case: Case, once: Finished) -> None:
     assert told["decode_seconds"] > 0
     assert 0 <= told["teacher_waited_share"] <= 1
     assert min(told["bytes"].values()) > 0
+    assert 0 < told["max_in_flight"] < 9
     assert "clips/s" in once.err
 
 

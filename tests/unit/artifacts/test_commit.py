@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifacts import commit as commit_module
+from pipeline.artifacts import parquet
 from pipeline.artifacts.commit import (
     DataObject,
     Marker,
@@ -81,7 +81,7 @@ def test_large_rows_come_in_several_row_groups_with_the_same_rows(
 ) -> None:
     table = frames_table([f"v{n}" for n in range(10)])
     row_bytes = 2 * 4 * 6 * 3 + 4 * 4
-    monkeypatch.setattr(commit_module, "ROW_GROUP_BYTES", 7 * row_bytes)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 7 * row_bytes)
     obj = write_table(tmp_path, "groups.parquet", table)
     assert pq.ParquetFile(tmp_path / obj.name).metadata.num_row_groups == 5
     assert read_object(tmp_path, obj).equals(table)

@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 def delete_small(folder: Path) -> int:
     """Delete what a record replaces, as gc does: every small file of data and quarantine."""
-    small = [path for path in folder.glob("shard-*.parquet")]
+    small = list(folder.glob("shard-*.parquet"))
     for path in small:
         path.unlink()
     return len(small)
@@ -159,9 +159,10 @@ def test_only_readers_of_whole_files_are_told_where_files_hold_more_than_their_s
     delete_small(folder)
     with pytest.raises(InputError, match="compacted from more shards"):
         _ = open_dataset(folder, snapshot.digest).paths
-    assert open_dataset(folder, snapshot.digest).arrow().count_rows() == open_dataset(folder, snapshot.digest).table(
-        ["view_id"]
-    ).num_rows
+    assert (
+        open_dataset(folder, snapshot.digest).arrow().count_rows()
+        == open_dataset(folder, snapshot.digest).table(["view_id"]).num_rows
+    )
     assert query(f"select count(*) from read_parquet({open_dataset(folder).paths})") == [(9 * SHARDS + 3,)]
 
 
@@ -171,7 +172,8 @@ def test_damage_is_neither_copied_nor_read(folder: Path) -> None:
     small.write_bytes(good[:-20] + bytes([good[-20] ^ 1]) + good[-19:])
     with pytest.raises(JobError, match="sha256"):
         compact(folder)
-    assert not list(folder.glob("compacted-*")) and not read_places(folder)
+    assert not list(folder.glob("compacted-*"))
+    assert not read_places(folder)
     small.write_bytes(good)
     compact(folder)
     delete_small(folder)
@@ -255,5 +257,5 @@ def test_a_record_that_is_none_is_named(folder: Path) -> None:
     compact(folder)
     path = folder / "compacted-00000000.json"
     path.write_text(path.read_text().replace('"groups"', '"grops"'))
-    with pytest.raises(InputError, match="compacted-00000000.json is no compaction record"):
+    with pytest.raises(InputError, match=r"compacted-00000000\.json is no compaction record"):
         read_places(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.artifacts.lease as module
 from pipeline.artifacts.lease import Lease
 from pipeline.errors import JobError
 from tests.unit.artifacts.tables import line_of, run_python, tell
@@ -185,3 +186,22 @@ def test_a_store_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypa
         held.check()
         assert len(failures) == 2
         assert record(tmp_path)["beat"] != before
+
+
+def test_a_store_that_hangs_does_not_hold_up_a_job_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away, back = threading.Event(), threading.Event()
+    before = module.size_of
+
+    def hangs(path: Path) -> int | None:
+        away.set()
+        back.wait(60)
+        return before(path)
+
+    held = lease(tmp_path, "a").__enter__()
+    monkeypatch.setattr(module, "size_of", hangs)
+    assert away.wait(10)
+    began = time.monotonic()
+    held.__exit__(None, None, None)
+    assert time.monotonic() - began < 20
+    assert record(tmp_path)["released"] is False
+    back.set()

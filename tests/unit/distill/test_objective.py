@@ -243,6 +243,9 @@ def test_wiring_is_checked_when_it_is_built() -> None:
         build(Objective(method="kd"), sources=0, statistics=[])
     with pytest.raises(ConfigError, match="has no statistics"):
         build(Objective(), statistics=[None])
+    with pytest.raises(ConfigError, match=r"lambda_corr compares features.*set distill.method: kd"):
+        build(Objective(), source_dims=[()])
+    assert build(Objective(method="kd"), source_dims=[()]).partners == ()
     with pytest.raises(ConfigError, match=r"lagging.*lambda_dist"):
         build(Objective(weighting="lagging", lambda_dist=0))
     with pytest.raises(ConfigError, match="standardize"):

@@ -26,9 +26,10 @@ def rows(*keys: tuple[str, str, int]) -> pa.Table:
     return pa.table(columns, names=["video_id", "clip_id", "view_id"])
 
 
-def opened(folder: Path) -> OpenPlan:
+def opened(folder: Path, *buried: str) -> OpenPlan:
     """What a job had to do when it began: the one shard, whose frames alone are wanted."""
-    view = PlanView(folder, _Shards({SHARD: rows(*PLANNED)}), frozenset(), {})  # type: ignore[arg-type]
+    gone = frozenset((video, SHARD) for video in buried)
+    view = PlanView(folder, _Shards({SHARD: rows(*PLANNED)}), gone, {})  # type: ignore[arg-type]
     return OpenPlan("train", view, folder / "frames", True, ())
 
 
@@ -45,6 +46,13 @@ def store(folder: Path, parts: list[pa.Table], lost: tuple[str, ...] = ()) -> No
 def test_a_video_of_which_one_view_failed_may_have_left_others_among_the_rasters(tmp_path: Path) -> None:
     plan = opened(tmp_path)
     store(tmp_path / "frames", [rows(*PLANNED[:3]), rows()], lost=("b",))
+    check_complete([plan])
+
+
+@pytest.mark.parametrize("stored", [PLANNED[:2], PLANNED], ids=["buried before", "buried since"])
+def test_rows_of_a_buried_video_may_be_there_or_not(tmp_path: Path, stored: list[tuple[str, str, int]]) -> None:
+    plan = opened(tmp_path, "b")
+    store(tmp_path / "frames", [rows(*stored)])
     check_complete([plan])
 
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.load import build_recipe
 from pipeline.flow.dry_checks import LEAST_VIDEOS, capacity, warnings
 from pipeline.flow.dry_data import Data, Typical
-from pipeline.flow.dry_sizes import plan_size
+from pipeline.flow.dry_sizes import plan_size, size
 
 # Large enough in every way: 10,000 videos of a minute, so that only what a test changes is warned of.
 DATA = Data({"train": 8000, "val": 1000, "test": 1000}, 10, Typical(1500, 640, 360, 25), "a test")
@@ -36,6 +36,7 @@ def test_a_sound_recipe_is_told_about_growth_only(tmp_path: Path) -> None:
         (["train.num_workers=5"], "teacher.batch_size 32 does not divide by train.num_workers 5"),
         (["train.batch_size=4"], "terms that relate the samples of a batch need at least 8"),
         (["teacher.options.num_frames=8"], "teacher.options.num_frames 8 is not views.num_frames 1"),
+        (["precompute.frames=none"], "precompute.frames is none: targets alone are stored"),
         (["views.flip=true"], "views.flip is true"),
         (["plan.micro_batch=1", "views.train.views_per_clip=64"], "a micro-batch is about 0.054 s (train) of decoding"),
         (["plan.shard_views=40"], "a shard is about 35 s (train), 48 s (eval) of decoding on one core"),
@@ -80,7 +81,10 @@ def test_a_plan_of_one_shard_is_not_told_to_grow(tmp_path: Path) -> None:
 def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("pipeline.flow.dry_checks.shutil.disk_usage", lambda place: free)
-    assert f"the raster cache is 11.9 MB before compression, {tmp_path} has 1 kB free" in said(tmp_path)
+    views = 8000 * 4 + 10_000 * 3
+    assert f"frames and targets are about {size(views * (192 + 108))}, {tmp_path} has 1 kB free" in said(tmp_path)
+    few = said(tmp_path, "precompute.frames=none", "teacher.fit=false", "teacher.weights=w.pt")
+    assert f"frames and targets are about {size(views * 108)}, " in few
 
 
 def test_the_self_tests_least_number_is_the_one_of_the_self_test() -> None:

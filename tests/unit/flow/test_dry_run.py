@@ -1,6 +1,8 @@
 """`--dry-run`: every recipe without data, a folder as it is, done and to do; and not one write."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from pipeline.artifacts.commit import Marker, commit, write_bytes
 from pipeline.config.load import read_recipe
 from pipeline.errors import ConfigError, InputError
 from pipeline.flow.dry_run import describe
+from pipeline.flow.dry_sizes import size
+from pipeline.flow.estimate import Probe
 from pipeline.flow.plans import manifest_step, plan_step, scan, update_plans
 from pipeline.flow.precompute import frames_step
 from tests.support.videos import write_video
@@ -76,6 +80,33 @@ def test_a_folder_is_scanned_and_probed(tmp_path: Path, workspace: Path) -> None
     assert "4 videos (" in text
     assert "2 classes; typical: 20 frames of 64×48 at 10 a second" in text
     assert "no readable video header" not in text
+
+
+def test_sizes_are_those_of_the_cache_that_is_asked_for(workspace: Path) -> None:
+    """UCF101 at 34,332 and 41,631 views of 602 kB."""
+    path = Path(RECIPES[0]).parent / "ucf101.yaml"
+    said = {kind: describe(read_recipe(path, [f"precompute.frames={kind}"]), "x") for kind in ("raw", "jpeg", "none")}
+    whole = sum(int(n.replace(",", "")) for n in re.findall(r"= ([\d,]+) views", said["raw"])) * 602_112
+    assert f"  raster cache {size(whole)} before compression; decoding" in said["raw"]
+    assert f"  JPEG cache about {size(whole / 6)}; decoding" in said["jpeg"]
+    assert "  no raster cache (precompute.frames: none); decoding" in said["none"]
+
+
+def test_what_a_probe_measured_is_what_sizes_and_warnings_go_by(
+    root: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Probe({"train": 200.0, "eval": 400.0}, 1000.0, 8, 0)
+    fast = Probe({"train": 0.01, "eval": 0.02}, 1000.0, 8, 0)
+    said = {}
+    for name, told in {"slow": slow, "fast": fast, "blind": replace(fast, failed=8)}.items():
+        monkeypatch.setattr("pipeline.flow.dry_run.probe_videos", lambda recipe, paths, told=told: told)
+        said[name] = " ".join(describe(recipe(root, workspace), "x", probe=True).split())
+    seconds = {name: re.findall(r"a micro-batch is about ([\d.]+ s) \(train\)", text) for name, text in said.items()}
+    assert seconds == {"slow": [], "fast": ["0.02 s"], "blind": []}
+    assert "a shard is about" not in said["slow"]
+    assert "train 0.01 s a video, 0.02 s a micro-batch, 0.04 s a shard" in said["fast"]
+    assert "raster cache 36 kB, as a few videos were stored; decoding about 0.42 s" in said["fast"]
+    assert "before compression" in said["blind"]
 
 
 def test_files_without_a_video_header_are_told(root: Path, workspace: Path) -> None:

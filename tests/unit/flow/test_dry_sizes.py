@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.config.networks import Network, Teacher
 from pipeline.flow.build import network_spec, view_policy
 from pipeline.flow.dry_data import look
 from pipeline.flow.dry_sizes import CHANNELS, decode_seconds, duration, plan_size, size, substage_channels
+from pipeline.flow.targets import codec_of
 from pipeline.manifest.plan import extend_plan, read_plan
+from pipeline.targets.codec import pack
 from pipeline.video.views import view_keys
 from tests.unit.flow.small import class_folders, recipe
 
@@ -37,6 +40,16 @@ def test_bytes_of_rasters_and_targets(tmp_path: Path) -> None:
     assert found.targets_bytes == 2 * (2 + 8 + 16 + 32)
     exact = recipe(root, tmp_path / "w", *sets, "precompute.codec.dtype=float32")
     assert plan_size(exact, look(exact), "eval").targets_bytes == 4 * (2 + 8 + 16 + 32)
+
+
+def test_bytes_of_targets_are_those_of_the_columns_that_are_packed(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "clips", {"a": 3, "b": 3})
+    sets = ("precompute.codec.top_k=2", "precompute.codec.temperatures=[2.0,4.0]", "teacher.options.widths=[8,16]")
+    here = recipe(root, tmp_path / "w", *sets)
+    for plan in ("train", "eval"):
+        outputs = {"logits": np.zeros((1, 2), np.float32), "substage_1": np.zeros((1, 24), np.float32)}
+        packed = pack(outputs, codec_of(here, plan))
+        assert plan_size(here, look(here), plan).targets_bytes == sum(values.nbytes for values in packed.values())
 
 
 def test_seconds_grow_with_pixels(tmp_path: Path) -> None:

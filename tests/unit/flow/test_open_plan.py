@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from pipeline.artifacts.commit import DataObject, Marker, commit, write_bytes
+from pipeline.artifacts.commit import DataObject, Marker, commit, write_table
 from pipeline.errors import JobError
 from pipeline.flow.complete import check_complete
 from pipeline.flow.open_plan import OpenPlan
@@ -34,7 +35,11 @@ def opened(view: PlanView, folder: Path, teachers: int = 2, cached: bool = True)
 
 
 def mark(folder: Path, shard: int, names: tuple[str, ...] = ()) -> None:
-    objects = tuple(write_bytes(folder, name, b"x", rows=4) for name in names)
+    """Committed, each file with the first four views of a shard of a and b."""
+    keys = [(video, clip, number) for video in "ab" for clip, number in views(video)][:4]
+    columns = dict(zip(("video_id", "clip_id", "view_id"), map(list, zip(*keys, strict=True)), strict=True))
+    rows = pa.table(columns).cast(pa.schema({"video_id": pa.string(), "clip_id": pa.string(), "view_id": pa.int32()}))
+    objects = tuple(write_table(folder, name, rows) for name in names)
     commit(folder, Marker(f"shard-{shard:08d}", "a" * 12, objects))
 
 
@@ -66,12 +71,21 @@ def test_committed_frames_are_found_by_the_number_of_their_micro_batch(view: Pla
     assert [DataObject(**json.loads(part)).name for part in first["part"].to_pylist()] == [names[1], names[0]]
 
 
-def test_buried_videos_are_not_decoded_and_a_buried_shard_is_not_open(view: PlanView, tmp_path: Path) -> None:
+def test_a_buried_video_keeps_its_slots_and_a_buried_shard_is_not_open(view: PlanView, tmp_path: Path) -> None:
     gone = frozenset({("a", "shard-00000000"), ("c", "shard-00000001"), ("d", "shard-00000001")})
-    plan = opened(PlanView(view.root, view.shards, gone, view.uris), tmp_path)
+    uris = {name: uri for name, uri in view.uris.items() if name != "a"}  # it was removed
+    plan = opened(PlanView(view.root, view.shards, gone, uris), tmp_path)
     assert plan.todo == ("shard-00000000",)
     (only,) = plan.rows()
-    assert only["video_ids"].to_pylist() == [["b"], ["b", "b"]]
+    assert only["video_ids"].to_pylist() == [["a", "a", "a", "b"], ["b", "b"]]
+    assert only["uris"].to_pylist() == [["", "", "", "/data/x/b"], ["/data/x/b"] * 2]
+
+
+def test_a_micro_batch_of_buried_videos_alone_is_left_out(view: PlanView, tmp_path: Path) -> None:
+    gone = frozenset({("d", "shard-00000001")})
+    _, second = opened(PlanView(view.root, view.shards, gone, view.uris), tmp_path).rows()
+    assert second["micro_batch"].to_pylist() == [0]
+    assert second["uris"].to_pylist() == [["/data/x/c"] * 3 + [""]]
 
 
 def test_what_is_missing_at_the_end_is_named(view: PlanView, tmp_path: Path) -> None:

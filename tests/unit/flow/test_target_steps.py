@@ -8,7 +8,7 @@ from pipeline.artifacts.layout import Workspace
 from pipeline.errors import ConfigError
 from pipeline.flow.context import Context
 from pipeline.flow.step import content
-from pipeline.flow.targets import check_classes, check_targets, codec_of, teacher_jobs, teacher_steps
+from pipeline.flow.targets import check_classes, check_substages, check_targets, codec_of, teacher_jobs, teacher_steps
 from pipeline.flow.teacher import Model, given_step, given_teachers, more_steps
 from pipeline.models.facts import read_facts
 from tests.unit.flow import small
@@ -83,6 +83,49 @@ def test_top_k_of_a_part_of_the_teachers_classes_is_refused(tmp_path: Path) -> N
     check_classes(recipe, [2, 0, 1], 3)
     with pytest.raises(ConfigError, match="has 2 of the teacher's 3 classes"):
         check_classes(recipe, [2, 0], 3)
+
+
+def test_losses_on_features_are_refused_where_the_teacher_has_none(tmp_path: Path) -> None:
+    check_substages(small.recipe(tmp_path, tmp_path), [4])
+    with pytest.raises(ConfigError, match=r"distill.lambda_corr compares features: set distill.method: kd"):
+        check_substages(small.recipe(tmp_path, tmp_path), [])
+    check_substages(small.recipe(tmp_path, tmp_path, "distill.method=kd"), [])
+    off = ["distill.lambda_corr=0", "distill.combinations=none", "distill.distribution=none"]
+    check_substages(small.recipe(tmp_path, tmp_path, *off), [])
+    with pytest.raises(ConfigError, match="lambda_dist to 0"):
+        check_substages(small.recipe(tmp_path, tmp_path, *off[:2]), [])
+    with pytest.raises(ConfigError, match="lambda_corr"):
+        swept = "sweep.space={distill.lambda_corr: {choice: [0.0, 1.0]}}"
+        check_substages(small.recipe(tmp_path, tmp_path, *off, swept), [])
+
+
+def test_an_exported_program_is_taken_as_a_teacher(tmp_path: Path) -> None:
+    """Named by a recipe: known by the file's bytes, saved among the models, run by the stage of teachers."""
+    import numpy as np
+    import torch
+
+    from pipeline.export.export import _Logits, export_program
+    from pipeline.flow.teacher_stage import TeacherStage
+    from pipeline.models.registry import build_network
+    from pipeline.models.spec import NetworkSpec
+
+    file, names = tmp_path / "student.pt2", tmp_path / "classes.txt"
+    names.write_text("c0\nc1\n")
+    network = build_network(NetworkSpec("compact", ("c0", "c1"), {"widths": [4], "strides": [1]}), seed=2).eval()
+    torch.export.save(export_program(_Logits(network), (4, 16, 16)), file)
+    section = {"fit": False, "model": "exported", "weights": str(file), "classes": str(names)}
+    recipe = small.recipe(tmp_path, tmp_path, teacher=section)
+    context = Context(recipe, Workspace(tmp_path), "given")
+    teachers = given_teachers(context)
+    facts = read_facts(content(teachers[0].folder))
+    assert (facts["classes"], facts["dims"]) == (["c0", "c1"], [])
+    clips = np.random.default_rng(0).integers(0, 256, (4, 4, 16, 16, 3), dtype=np.uint8)
+    done = TeacherStage(teacher_jobs(recipe, teachers))({"plan": "eval", "teachers": "[0]", "frames": clips})
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(clips)).logits
+    assert np.array_equal(done["t0.logits"], expected.numpy().astype(np.float16))
+    file.write_bytes(file.read_bytes() + b" ")
+    assert given_step(recipe).key != teachers[0].key
 
 
 def test_refused_before_anything_is_imported_that_is_slow(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from jobs.bench.accelerator import build
 from jobs.bench.arms import InProcess, Job, plan_rows
 from jobs.bench.crew import run_crew
-from jobs.bench.processes import STORE, Sampler, memory, process, tree
+from jobs.bench.processes import STORE, WHOLE, Sampler, memory, process, tree
 from jobs.bench.videos import Films, write_films, write_listing
 from jobs.bench.workload import CORES, Workload, plain_teacher, pools
 from pipeline.artifacts.commit import read_markers, read_object
@@ -157,6 +157,7 @@ subprocess.run([sys.executable, '-c', {child!r}, 'pipeline.video.child'])"""
     peaks = sampler.peaks()
     assert peaks["decode child"] > 60 << 20 > peaks["driver"]
     assert STORE in peaks
+    assert peaks[WHOLE] >= peaks["decode child"]
     assert sampler.peaks(begin=time.time() + 10) == {}
     assert process(started.pid) is None
     assert memory(started.pid) == (0, 0)

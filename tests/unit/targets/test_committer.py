@@ -36,7 +36,7 @@ def row(
     """A finished micro-batch: its part of the frames is written, its logits say which slot they belong to."""
     import pyarrow as pa
 
-    good = [entry for entry in slots if "error" not in entry]
+    good = [entry for entry in slots if "clip_id" in entry]
     schema = frames_schema(1, 8, 8)
     arrays = []
     for field in schema:
@@ -100,6 +100,16 @@ def test_a_video_of_which_one_slot_failed_is_in_quarantine_whole(tmp_path: Path)
     assert taken.tally.quarantined == {"unreadable": 1}
     assert (taken.tally.videos, taken.tally.views) == (3, 2)
     assert column(open_dataset(tmp_path / "targets").table(), "logits")[:, 0].tolist() == [0.0, 11.0]
+
+
+def test_a_buried_video_is_neither_stored_nor_in_quarantine_nor_counted(tmp_path: Path) -> None:
+    taken = committer(tmp_path, share=BadShare(0.0))
+    buried = {"video_id": "b", "buried": True}
+    taken.add(row(tmp_path / "frames", 0, [slot("a", 0), buried]))
+    taken.add(row(tmp_path / "frames", 1, [buried, slot("c", 0)]))
+    assert videos_in(tmp_path / "targets") == ["a", "c"]
+    assert column(open_dataset(tmp_path / "targets").table(), "logits")[:, 0].tolist() == [0.0, 11.0]
+    assert (taken.tally.videos, taken.tally.views, taken.tally.quarantined) == (2, 2, {})
 
 
 def test_frames_that_stand_already_keep_their_marker_and_their_quarantine(tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ def test_mean_and_sd_are_those_of_the_rows_as_read_back() -> None:
         np.testing.assert_allclose(sd, z.astype(np.float64).std(axis=0), rtol=1e-11)
 
 
+def test_a_network_without_substages_has_an_empty_table() -> None:
+    def unread() -> Iterator[pa.Table]:
+        raise AssertionError("rows were read")
+        yield
+
+    table = channel_statistics(unread(), 0)
+    assert table.schema.equals(STATISTICS, check_metadata=True)
+    assert (table.num_rows, read_statistics(table)) == (0, [])
+
+
 @pytest.mark.parametrize("at", [[], [1], [BLOCK], [BLOCK - 1, BLOCK + 1], list(range(50, ROWS, 50)), [7, 7, 2000]])
 def test_cutting_the_rows_otherwise_changes_no_bit(at: list[int]) -> None:
     plain = channel_statistics(cut(features(), []), 2)

@@ -101,8 +101,24 @@ def test_holes_stay_in_place_when_a_part_is_read_back(stage: FramesStage, tmp_pa
     assert after[2]["error"].keys() == before[2]["error"].keys()
 
 
+@pytest.mark.parametrize("when", ["before decoding", "since"])
+def test_a_buried_video_leaves_its_slots_empty(stage: FramesStage, tmp_path: Path, when: str) -> None:
+    """A batch depends on the plan alone, not on when a video was buried."""
+    videos = [write_video(tmp_path / f"{name}.mp4", frames=frames) for name, frames in {"a": 30, "b": 20}.items()]
+    first = stage(row(videos))
+    planned = row(videos, part=first["part"] if when == "since" else "")
+    planned["uris"][:2] = ["", ""]
+    done = stage(planned)
+    assert not done["frames"][:2].any()
+    np.testing.assert_array_equal(done["frames"][2:], first["frames"][2:])
+    slots = json.loads(done["slots"])
+    assert slots[:2] == [{"video_id": "a.mp4", "buried": True}] * 2
+    assert slots[2:] == json.loads(first["slots"])[2:]
+    assert DataObject(**json.loads(done["part"])).rows == (4 if when == "since" else 2)
+
+
 def test_rows_of_a_part_are_found_by_key(stage: FramesStage, tmp_path: Path) -> None:
-    """A video that was buried since leaves fewer slots than the part has rows, and the others move up."""
+    """Whatever rows the part has more than there are slots."""
     lengths = {"a": 30, "b": 20, "c": 25}
     videos = [write_video(tmp_path / f"{name}.mp4", frames=frames) for name, frames in lengths.items()]
     first = stage(row(videos))

@@ -1,0 +1,31 @@
+"""What precompute's actors ask for."""
+
+import pytest
+
+from pipeline.config.load import build_recipe
+from pipeline.flow.demands import frame_demands, target_demands
+from pipeline.on_ray.capacity import Capacity
+
+LARGE = {"plan": {"micro_batch": 64}, "views": {"size": [224, 224], "num_frames": 16}}
+PIXELS = 64 * 16 * 224 * 224 * 3
+
+
+def test_memory_grows_with_the_micro_batch() -> None:
+    recipe = build_recipe(LARGE)
+    _, decode, teacher = target_demands(recipe, Capacity(8.0, 0.0, "", memory_per_cpu=64e9))
+    assert decode.memory == pytest.approx(1.25 * (0.5e9 + 4 * PIXELS))
+    assert teacher.memory == pytest.approx(1.25 * (1e9 + 6 * PIXELS))
+
+
+@pytest.mark.parametrize("node", [(2.0, 1e9), (2.0, 0.3e9), (8.0, 4e9), (8.0, 500e9)])
+def test_a_node_that_has_the_cpus_has_the_memory(node: tuple[float, float]) -> None:
+    cpus, memory = node
+    capacity = Capacity(cpus, 0.0, "", memory_per_cpu=memory / cpus)
+    for demands in (frame_demands, target_demands):
+        asked = demands(build_recipe(LARGE | {"precompute": {"decoders": 16}}), capacity)
+        assert sum(each.count * each.cpus for each in asked) <= cpus
+        assert 0 < sum(each.count * each.memory for each in asked) <= memory
+
+
+def test_of_a_cluster_without_nodes_no_memory_is_asked() -> None:
+    assert {each.memory for each in target_demands(build_recipe(LARGE), Capacity(8.0, 0.0, ""))} == {0.0}
