@@ -150,8 +150,8 @@ def collect(folder: Path, before: float, owner: str, *, duration: float = 30.0, 
     return gone
 
 
-def remove_artefact(folder: Path, owner: str, *, duration: float = 30.0, renew: float = 10.0) -> int:
-    """Delete a whole artefact under its lease; returns the bytes. JobError where a living job writes there.
+def remove_artefact(folder: Path, owner: str, *, duration: float = 30.0, renew: float = 10.0) -> None:
+    """Delete a whole artefact under its lease. JobError where a living job writes there.
 
     Markers go first: from then on it does not exist, and a kill leaves garbage. The lease goes last.
     """
@@ -165,4 +165,3 @@ def remove_artefact(folder: Path, owner: str, *, duration: float = 30.0, renew: 
     for name in ("lease.json", f"lease.{lease.epoch:08d}.claim"):
         remove(folder / name)
     remove_empty_folders(folder)
-    return sum(one.size for one in stored)

@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from pipeline.artifacts import s3_parts
 from pipeline.artifacts.identity import file_digest
 from pipeline.artifacts.s3_retry import retried, status_of
 from pipeline.errors import InputError, StorageError
@@ -26,7 +27,6 @@ T = TypeVar("T")
 SCHEME = "s3://"
 FETCHES = 3  # of an object that arrives other than it was written
 THREADS = 32  # requests in flight where many small objects are read
-PART = 32 << 20  # bytes of a file that are sent, and held in memory, at a time (one request where it has two parts)
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,13 @@ def _create(url: str, data: bytes | Path, writer: str) -> bool:
         if status_of(error) != 501:
             raise
         # A store that knows no conditions: allowed for a single writer only, and we looked before.
-        _send(url, data, Metadata=_signed(data))
+        _send(url, data, _signed(data), new=False)
         return True
 
 
 def _put_new(url: str, data: bytes | Path, writer: str) -> bool:
     try:
-        _send(url, data, mode="create", Metadata=_signed(data) | {"writer": writer})
+        _send(url, data, _signed(data) | {"writer": writer}, new=True)
         return True
     except OSError as error:
         if status_of(error) != 412 and not isinstance(error, FileExistsError):
@@ -154,11 +154,13 @@ def _put_new(url: str, data: bytes | Path, writer: str) -> bool:
         return _writer(url) == writer
 
 
-def _send(url: str, data: bytes | Path, **how: Any) -> None:
-    if isinstance(data, bytes):
-        _client().pipe_file(url, data, **how)
-    else:
-        _client().put_file(str(data), url, chunksize=PART, **how)
+def _send(url: str, data: bytes | Path, facts: dict[str, str], *, new: bool) -> None:
+    if isinstance(data, Path) and data.stat().st_size > s3_parts.PART:
+        upload = s3_parts.Upload(_client().call_s3, url, *_split(url))
+        upload.send(data, facts, {"IfNoneMatch": "*"} if new else {})
+        return
+    content = data if isinstance(data, bytes) else data.read_bytes()
+    _client().pipe_file(url, content, mode="create" if new else "overwrite", Metadata=facts)
 
 
 def _signed(data: bytes | Path) -> dict[str, str]:

@@ -67,8 +67,9 @@ class Precompute(Section):
 class Storage(Section):
     """Where artefacts lie: below the workspace, or at `root`, a folder or an s3:// address that every node reaches.
 
-    Addresses and secrets of object stores come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …), never from
-    a recipe. `single_writer` says that no second job writes there: only then a store without conditional writes will do.
+    Addresses and secrets of object stores come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …), never
+    from a recipe. `single_writer` says that no second job writes there: only then will a store do that has no
+    conditional writes.
     """
 
     root: str | None = runtime(None)

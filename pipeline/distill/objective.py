@@ -205,8 +205,8 @@ def _check_features(objective: Objective, source_dims: Sequence[Sequence[int]]) 
     used = [name for name in FEATURE_TERMS if getattr(objective, f"lambda_{name}")]
     if used and source_dims and not source_dims[-1]:
         raise ConfigError(
-            f"distill.lambda_{used[0]} compares features, and the newest source gives logits alone: set distill.method: "
-            "kd, or the weights of features to 0"
+            f"distill.lambda_{used[0]} compares features, and the newest source gives logits alone: set "
+            "distill.method: kd, or the weights of features to 0"
         )
 
 

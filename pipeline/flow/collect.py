@@ -123,6 +123,7 @@ def _whole(
     stored = list(walk(folder))
     if delete and folder in referenced(workspace, artefacts, before):
         return
-    size = remove_artefact(folder, f"gc {owner()}") if delete else sum(one.size for one in stored)
+    if delete:
+        remove_artefact(folder, f"gc {owner()}")
     LOG.info("%s: no run refers to it", folder)
-    done.add(UNREFERENCED, len(stored), size)
+    done.add(UNREFERENCED, len(stored), sum(one.size for one in stored))

@@ -16,7 +16,6 @@ from pipeline.config.recipe import Recipe
 from pipeline.flow.build import device, train_device
 from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
 
-
 DECODE_BYTES, TEACHER_BYTES = 0.5e9, 1e9
 DECODE_COPIES, TEACHER_COPIES = 4, 6
 MEMORY_ROOM = 1.25

@@ -117,10 +117,8 @@ def _probed(recipe: Recipe, told: Probe, sizes: Mapping[str, PlanSize], survey: 
 
 def _per_unit(plan: PlanSize) -> str:
     """Seconds of a video, a micro-batch and a shard; what follows from them stands among the warnings."""
-    return (
-        f"  {plan.name:<10} {duration(plan.video_seconds)} a video, {duration(plan.micro_batch_seconds)} a micro-batch, "
-        f"{duration(plan.shard_seconds)} a shard"
-    )
+    video, batch, shard = map(duration, (plan.video_seconds, plan.micro_batch_seconds, plan.shard_seconds))
+    return f"  {plan.name:<10} {video} a video, {batch} a micro-batch, {shard} a shard"
 
 
 def _resources(recipe: Recipe, found: Capacity) -> list[str]:

@@ -176,6 +176,7 @@ def table(numbers: Mapping[str, Any]) -> str:
         ("teachers", f"{duration(numbers['teacher_seconds'])}, waited {numbers['teacher_waited_share']:.0%}"),
         ("written", f"frames {size(written['frames'])}, targets {size(written['targets'])}"),
         ("open shards", f"at most {numbers['max_open_shards']}"),
+        ("on the way", f"at most {numbers['max_in_flight']} micro-batches"),
         ("retries", f"{numbers['retries']}; {numbers['halved_shards']} shards with a halved micro-batch"),
         ("quarantine", ", ".join(f"{n} {reason}" for reason, n in numbers["quarantined"].items()) or "none"),
     ]

@@ -135,8 +135,8 @@ def check_substages(recipe: Recipe, dims: Sequence[int]) -> None:
     used = [name for name, weight in weights.items() if weight or f"distill.{name}" in swept]
     if section.method == "staged" and used and not dims:
         raise ConfigError(
-            f"the teacher gives logits and no features, and distill.{used[0]} compares features: set distill.method: kd, "
-            f"or {', '.join(used)} to 0 (an exported program may give features: its option outputs)"
+            f"the teacher gives logits and no features, and distill.{used[0]} compares features: set distill.method: "
+            f"kd, or {', '.join(used)} to 0 (an exported program may give features: its option outputs)"
         )
 
 

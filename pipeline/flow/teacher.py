@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, testing, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.host import run_tasks
-from pipeline.flow.step import Made, Step, ensure, files_of, is_done
+from pipeline.flow.step import Made, Step, content, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
@@ -140,7 +140,21 @@ def given_teachers(context: Context) -> list[Model]:
 def _taken(context: Context, section: GivenTeacher, step: Step, seed: int = 0) -> Model:
     work = lambda out, attempt: _save_given(section, step, seed, out, attempt)  # noqa: E731
     name = str(step.about["name"])
-    return Model(name, ensure(step, context.workspace, work, context.timing(name)), step.key)
+    folder = ensure(step, context.workspace, work, context.timing(name))
+    if section.model == "exported":
+        _check_program(context.recipe, folder)
+    return Model(name, folder, step.key)
+
+
+def _check_program(recipe: Recipe, folder: Path) -> None:
+    """An exported program takes clips of one shape, and often so many at once: ConfigError before any decoding."""
+    from pipeline.models.facts import read_facts
+    from pipeline.models.program import check_clip
+
+    spec, views = read_facts(content(folder))["spec"], recipe.views
+    program, frames = spec["options"]["program"], views.num_frames
+    given = (program["sizes"][1], frames, *(spec["transform"]["size"] or views.size))
+    check_clip((recipe.plan.micro_batch, *((frames, *views.size, 3) if program["raster"] else given)), program)
 
 
 def _save_given(section: GivenTeacher, step: Step, seed: int, folder: Path, attempt: str) -> Made:

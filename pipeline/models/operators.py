@@ -72,6 +72,21 @@ def check_steady(call: Callable[..., Any], target: str, given: Mapping[str, Any]
         )
 
 
+def written(call: Callable[..., Any]) -> set[str]:
+    """Names of the arguments that `call` changes in place."""
+    if not isinstance(call, torch._ops.OpOverload):
+        return set()
+    return {each.name for each in call._schema.arguments if each.alias_info is not None and each.alias_info.is_write}
+
+
+def may_alias(call: Callable[..., Any]) -> bool:
+    """Whether what `call` gives may share memory with what it is given."""
+    if not isinstance(call, torch._ops.OpOverload):
+        return True
+    shared = any(each.alias_info is not None for each in call._schema.returns)
+    return shared or torch.Tag.maybe_aliasing_or_mutating in call.tags
+
+
 def _arguments(call: Any) -> list[str]:
     return [argument.name for argument in call._schema.arguments]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, InputError, StagedKDError
 from pipeline.models.archive import DTYPES, MANGLED
-from pipeline.models.operators import check_steady, resolve
+from pipeline.models.operators import check_steady, may_alias, resolve, written
 
 FORMATS = {
     1: torch.contiguous_format,
@@ -115,22 +115,39 @@ def check_clip(shape: Sequence[int], description: Mapping[str, Any]) -> None:
             f"the exported program takes {wanted[1:]}, and is given {list(shape[1:])} for a clip: set "
             "views.num_frames and transform.size (or views.size) to what it was exported for"
         )
-    check_batch(shape[0], least, most, "views")
+    check_batch(shape[0], least, most)
 
 
-def check_batch(batch: int, least: int, most: int | None, what: str = "plan.micro_batch") -> None:
+def check_batch(batch: int, least: int, most: int | None) -> None:
     """ConfigError where a program does not take so many clips at once."""
     if least <= batch and (most is None or batch <= most):
         return
     takes = str(least) if least == most else f"{least} to {most or 'any'}"
     raise ConfigError(
-        f"the exported program takes {takes} clips at once, and {what} is {batch}: set plan.micro_batch to fit, or "
-        "export it with a dynamic batch"
+        f"the exported program takes {takes} clips at once, and plan.micro_batch is {batch}: set "
+        "plan.micro_batch to fit, or export it with a dynamic batch"
     )
+
+
+def _check_held(description: Mapping[str, Any]) -> None:
+    """Refuse a program that changes its own tensors: the next call would give other values. InputError."""
+    held = {said["name"] for said in description["tensors"]}
+    for target, arguments, names in description["nodes"]:
+        call = resolve(target)
+        read = {name: set(_read(value)) & held for name, value, _ in arguments}
+        changed = [found for name, found in read.items() if found and name in written(call)]
+        if changed:
+            raise InputError(
+                f"the program changes {min(changed[0])[:80]!r} in place ({target}), so that its answers are not fixed: "
+                "call eval() on the network before torch.export"
+            )
+        if any(read.values()) and may_alias(call):
+            held |= {*_made(names)}
 
 
 def _prepared(description: Mapping[str, Any]) -> list[Node]:
     """The nodes with what they call, and the names that are not needed any more after each."""
+    _check_held(description)
     nodes: list[Node] = []
     for target, arguments, names in description["nodes"]:
         call = resolve(target)

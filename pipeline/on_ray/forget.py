@@ -14,7 +14,7 @@ KEPT = 256
 EVERY = 256  # steps of the scheduler
 
 
-class ForgetBlockStatistics(ExecutionCallback):  # type: ignore[misc]
+class ForgetBlockStatistics(ExecutionCallback):
     """Called by Ray Data at every step of its scheduling loop; drops all but the last statistics now and then."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class MicroBatches(Datasource):
 
     @property
     def in_flight(self) -> int:
-        """Rows that were issued and did not come back, as far as the gate told: asked now and then, never waited for."""
+        """Rows that were issued and did not come back, as far as the gate told: asked at times, never waited for."""
         if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
             self._issued, self._asked = max(self._issued, ray.get(self._asked)), None
         if self._asked is None:

@@ -31,6 +31,6 @@ class BadShare:
         return (
             f"{len(bad)} of the last {len(self._last)} videos cannot be decoded ({len(bad) / len(self._last):.0%}, "
             f"more than precompute.max_bad_share = {self.limit:g}): {reasons}. For example {examples}. What is "
-            "committed stays; mend the files, or raise the limit with --set precompute.max_bad_share=SHARE, and run the same "
-            "command again"
+            "committed stays; mend the files, or raise the limit with --set precompute.max_bad_share=SHARE, and run "
+            "the same command again"
         )

@@ -1,4 +1,4 @@
-"""The benches run from end to end on tiny films, each with Ray sessions of its own (`--quick`, which measures nothing)."""
+"""The benches from end to end on tiny films, each with Ray sessions of its own: `--quick`, which measures nothing."""
 
 import json
 import sys

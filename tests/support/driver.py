@@ -34,8 +34,8 @@ def arguments(command: str, recipe: Path, sets: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", "jobs", command, str(recipe), *pairs]
 
 
-def drive(command: Sequence[str], *, timeout: float = 400, env: dict[str, str] | None = None) -> Finished:
-    """Run a driver to its end."""
+def drive(command: Sequence[str], *, timeout: float = 1200, env: dict[str, str] | None = None) -> Finished:
+    """Run a driver to its end; the limit only ends one that hangs, on a machine however busy."""
     done = subprocess.run(
         command, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -43,7 +43,7 @@ def drive(command: Sequence[str], *, timeout: float = 400, env: dict[str, str] |
 
 
 def kill_when(
-    command: Sequence[str], seen: Callable[[], bool], *, timeout: float = 300, env: dict[str, str] | None = None
+    command: Sequence[str], seen: Callable[[], bool], *, timeout: float = 900, env: dict[str, str] | None = None
 ) -> None:
     """Start a driver and send it SIGKILL as soon as `seen()` is true. AssertionError where it ended before."""
     with subprocess.Popen(

@@ -31,17 +31,16 @@ class FakeStore:
     asked: list[tuple[str, str]] = field(default_factory=list)
     before: Callable[[str, str], None] = lambda operation, key: None
     after: Callable[[str, str], None] = lambda operation, key: None
+    uploads: dict[str, tuple[dict[str, str], dict[int, bytes]]] = field(default_factory=dict)
 
     def pipe_file(self, url: str, data: bytes, mode: str = "overwrite", Metadata: Any = None) -> None:
-        def write(key: str) -> None:
-            if mode == "create" and self.conditions and key in self.objects:
-                raise refusal(412)
-            self.objects[key] = (data, Metadata or {})
+        operation = "create" if mode == "create" else "put"
+        self._request(operation, url, lambda key: self._write(key, data, Metadata or {}, new=mode == "create"))
 
-        self._request("create" if mode == "create" else "put", url, write)
-
-    def put_file(self, path: str, url: str, chunksize: int, **how: Any) -> None:
-        self.pipe_file(url, Path(path).read_bytes(), **how)
+    def _write(self, key: str, data: bytes, facts: dict[str, str], *, new: bool) -> None:
+        if new and self.conditions and key in self.objects:
+            raise refusal(412)
+        self.objects[key] = (data, facts)
 
     def cat_file(self, url: str, start: int | None = None, end: int | None = None) -> bytes:
         return self._request("get", url, lambda key: self._stored(key)[0][start:end])
@@ -57,10 +56,27 @@ class FakeStore:
         if operation == "head_object":
             data, facts = self._request("head", url, self._stored)
             return {"ContentLength": len(data), "Metadata": facts}
+        if "multipart" in operation or operation == "upload_part":
+            return self._request(operation.removesuffix("_multipart_upload"), url, lambda key: self._part(key, options))
         if operation == "delete_object":
             return self._request("delete", url, lambda key: self.objects.pop(key, None))
         assert operation == "list_objects_v2", operation
         return self._request("list", f"s3://{Bucket}/{options['Prefix']}", lambda key: self._listed(key, options))
+
+    def _part(self, key: str, options: dict[str, Any]) -> Any:
+        """One step of an upload in parts, told by what comes with it."""
+        if "Metadata" in options:
+            self.uploads[f"upload {len(self.uploads)}"] = options["Metadata"], {}
+            return {"UploadId": f"upload {len(self.uploads) - 1}"}
+        facts, parts = self.uploads[options["UploadId"]]
+        if "Body" in options:
+            parts[options["PartNumber"]] = options["Body"]
+            return {"ETag": str(options["PartNumber"])}
+        if "MultipartUpload" in options:
+            data = b"".join(parts[part["PartNumber"]] for part in options["MultipartUpload"]["Parts"])
+            self._write(key, data, facts, new="IfNoneMatch" in options)
+        del self.uploads[options["UploadId"]]
+        return {}
 
     def _listed(self, prefix: str, options: dict[str, Any]) -> dict[str, Any]:
         """Two names a page, so that every listing needs its second page."""

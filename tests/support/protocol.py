@@ -55,8 +55,8 @@ def prepare(base: Path) -> None:
 def work(base: Path, owner: str, *, duration: float, renew: float) -> None:
     """Everything that the protocol is made of, from what `prepare` left to the end; can be done again at any point."""
 
-    def lease(folder: Path, **how: float) -> Lease:
-        return Lease(folder, owner, **({"duration": duration, "renew": renew} | how))
+    def lease(folder: Path, renew: float = renew) -> Lease:
+        return Lease(folder, owner, duration=duration, renew=renew)
 
     if is_remote(base):
         work_shortly(base, lease)

@@ -1,4 +1,4 @@
-"""A job that writes shards under a lease: `python -m tests.support.writer FOLDER OWNER ASK DURATION RENEW`.
+"""A job that writes shards under a lease: `python -m tests.support.writer FOLDER OWNER ASK DURATION RENEW [SHARDS]`.
 
 It says on stdout what it did (`wrote 2`: the data of a shard, not yet its marker; `committed 2`, `lost 2`). With ASK
 `yes` it waits between the two for a line on stdin. It ends as the command line does: exit code 1 and one line on stderr
@@ -20,9 +20,9 @@ def say(what: str, number: int) -> None:
     print(what, number, flush=True)
 
 
-def write_shards(folder: Path, lease: Lease, ask: bool) -> None:
-    """Every shard that is not committed yet."""
-    for number in range(SHARDS):
+def write_shards(folder: Path, lease: Lease, ask: bool, shards: int) -> None:
+    """Every shard of the first `shards` that is not committed yet."""
+    for number in range(shards):
         if read_marker(folder, shard_name(number)) is not None:
             continue
         rows = [
@@ -41,10 +41,10 @@ def write_shards(folder: Path, lease: Lease, ask: bool) -> None:
         say("committed" if won else "lost", number)
 
 
-def main(folder: str, owner: str, ask: str, duration: str, renew: str) -> None:
+def main(folder: str, owner: str, ask: str, duration: str, renew: str, shards: str = str(SHARDS)) -> None:
     try:
         with Lease(Path(folder), owner, duration=float(duration), renew=float(renew)) as lease:
-            write_shards(Path(folder), lease, ask == "yes")
+            write_shards(Path(folder), lease, ask == "yes", int(shards))
     except StagedKDError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -60,7 +60,7 @@ class Case:
         os.utime(path, ns=MTIME)
 
     def run(self, workspace: str, *more: str, command: str = "precompute", **sets: Any) -> Finished:
-        base = {"workspace": self.folder / workspace, "manifest.root": self.root}
+        base: dict[str, Any] = {"workspace": self.folder / workspace, "manifest.root": self.root}
         base |= {"cluster.address": self.head.address, "teacher.options": "{classes: 2}"}
         named = {name.replace("__", "."): value for name, value in sets.items()}
         return drive([*arguments(command, self.recipe, base | named), *more], env=self.head.env)
@@ -93,7 +93,7 @@ def once(case: Case) -> Finished:
 
 
 def scraped(address: str, name: str) -> dict[str, set[float]]:
-    """What the head's Prometheus endpoint shows of a metric: the reason (or "") to the values of all precompute jobs."""
+    """What the head's Prometheus endpoint shows of a metric: reason (or "") to the values of all precompute jobs."""
     with urllib.request.urlopen(address, timeout=20) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for family in families for sample in family.samples if sample.name == f"ray_stagedkd_{name}"]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.artifacts.collect import collect, garbage
 from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.dataset import open_dataset
@@ -53,18 +55,23 @@ def whole(folder: Path) -> dict[str, Any]:
     return {"table": artefact.table(), "digest": artefact.snapshot.digest, "markers": markers}
 
 
-def undisturbed(tmp_path: Path) -> dict[str, Any]:
-    with writer(tmp_path / "undisturbed", "alone") as process:
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What stands after a writer that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with writer(folder, "alone") as process:
         assert process.wait() == 0
-    return whole(tmp_path / "undisturbed")
+    return whole(folder)
 
 
 def owners(folder: Path) -> list[str]:
     return [str(marker.facts["owner"]) for marker in read_markers(folder, "shard-").values()]
 
 
-def test_the_second_is_refused_while_the_first_lives_and_takes_over_after_it_was_killed(tmp_path: Path) -> None:
-    expected, folder = undisturbed(tmp_path), tmp_path / "both"
+def test_the_second_is_refused_while_the_first_lives_and_takes_over_after_it_was_killed(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    folder = tmp_path / "both"
     with writer(folder, "first:1", ask="yes") as first:
         until(first, "wrote 0")
         with writer(folder, "second:2") as second:
@@ -83,8 +90,10 @@ def test_the_second_is_refused_while_the_first_lives_and_takes_over_after_it_was
     assert_same(folder, expected)
 
 
-def test_a_first_one_that_is_stopped_overtaken_and_woken_corrupts_nothing(tmp_path: Path) -> None:
-    expected, folder = undisturbed(tmp_path), tmp_path / "both"
+def test_a_first_one_that_is_stopped_overtaken_and_woken_corrupts_nothing(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    folder = tmp_path / "both"
     with writer(folder, "first:1", ask="yes") as first:
         until(first, "wrote 0")
         go_on(first)
@@ -104,8 +113,10 @@ def test_a_first_one_that_is_stopped_overtaken_and_woken_corrupts_nothing(tmp_pa
     assert_same(folder, expected)
 
 
-def test_gc_takes_nothing_from_a_living_job_and_what_a_stopped_one_left_goes_before_it_wakes(tmp_path: Path) -> None:
-    expected, folder = undisturbed(tmp_path), tmp_path / "both"
+def test_gc_takes_nothing_from_a_living_job_and_what_a_stopped_one_left_goes_before_it_wakes(
+    tmp_path: Path, expected: dict[str, Any]
+) -> None:
+    folder = tmp_path / "both"
     gc = [sys.executable, "-c", GC, str(folder), str(LATER), str(DURATION), str(RENEW)]
     with writer(folder, "first:1", ask="yes") as first:
         until(first, "wrote 0")

@@ -1,17 +1,20 @@
 """Artefacts in a real S3 store over HTTP: races, kills, wrong credentials, and a bad way to the store."""
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import s3_retry
-from pipeline.artifacts.commit import read_markers, read_object, write_bytes, write_table
+from pipeline.artifacts import s3 as objects
+from pipeline.artifacts import s3_parts, s3_retry
+from pipeline.artifacts.commit import read_bytes, read_markers, read_object, write_bytes, write_table
 from pipeline.artifacts.dataset import open_dataset
-from pipeline.artifacts.files import check_conditions, create_if_absent, listing, read_if_present, size_of
+from pipeline.artifacts.files import check_conditions, create_if_absent, listing, publish, read_if_present, size_of
 from pipeline.artifacts.layout import Workspace
 from pipeline.artifacts.lease import Lease
 from pipeline.artifacts.places import fetch, place
@@ -191,6 +194,24 @@ def test_a_byte_changed_on_the_way_is_seen_and_fetched_again(
         reach(way.env, monkeypatch)
         with pytest.raises(JobError, match=r"rows\.parquet has other bytes than were written"):
             read_object(store, table)
+
+
+def test_a_large_file_in_parts_arrives_on_a_bad_way_and_of_four_that_send_it_one_wins(
+    s3: S3, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(s3_parts, "PART", 5 << 20)  # the least that a store takes
+    data = random.Random(0).randbytes(12 << 20)
+    with faulty(s3, tmp_path, lost=4, unavailable=5) as way, patient(caplog):
+        reach(way.env, monkeypatch)
+        written = [write_bytes(store, f"{number}.bin", data) for number in range(3)]
+        assert way.made()["lost"] > 0
+        assert way.made()["unavailable"] > 0
+    reach(s3.env, monkeypatch)
+    assert all(read_bytes(store, obj) == data for obj in written)
+    monkeypatch.setattr(objects, "size", lambda url: None)  # nobody sees the other one before
+    with ThreadPoolExecutor(4) as threads:
+        won = list(threads.map(lambda n: publish(store / "race", lambda path: path.write_bytes(data)), range(4)))
+    assert sorted(won) == [False] * 3 + [True]
 
 
 def test_videos_are_scanned_from_one_listing_and_probed_by_ranges(s3: S3, store: Path, tmp_path: Path) -> None:

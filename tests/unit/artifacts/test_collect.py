@@ -163,8 +163,7 @@ def test_a_whole_artefact_goes_markers_first_and_nothing_stays(folder: Path, mon
         original(path)
 
     monkeypatch.setattr(module, "remove", noted)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert remove_artefact(folder, "gc", **FAST) > 0.9 * size
+    remove_artefact(folder, "gc", **FAST)
     assert not folder.exists()
     data = [index for index, name in enumerate(gone) if name.endswith(".parquet")]
     markers = [index for index, name in enumerate(gone) if name.startswith("shard-") and name.endswith(".json")]

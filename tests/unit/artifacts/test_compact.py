@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,16 @@ import pytest
 
 from pipeline.artifacts import compact as compact_module
 from pipeline.artifacts import compacted as compacted_module
+from pipeline.artifacts import s3_parts
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_marker, read_markers, shard_name, write_table
 from pipeline.artifacts.compact import Compaction, compact
 from pipeline.artifacts.compacted import places, read_places
 from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.places import place
 from pipeline.artifacts.schemas import QUARANTINE, declared
 from pipeline.artifacts.snapshot import committed, pin
 from pipeline.errors import InputError, JobError
+from tests.support.objects import fake_store
 from tests.unit.artifacts.tables import frames_table, put, query, targets_table
 
 SHARDS = 7
@@ -109,9 +113,9 @@ def test_files_reach_the_size_asked_for_and_not_much_more(folder: Path) -> None:
     record = read_marker(folder, "compacted-00000000")
     assert record is not None
     held: dict[str, int] = {}
-    for place in places(record):
-        if place.index >= 0:
-            held[place.file.name] = held.get(place.file.name, 0) + sizes[2 * int(place.shard[-8:]) + place.index]
+    for one in places(record):
+        if one.index >= 0:
+            held[one.file.name] = held.get(one.file.name, 0) + sizes[2 * int(one.shard[-8:]) + one.index]
     assert len(held) >= 3
     assert all(2 * max(sizes) < size <= 4 * max(sizes) for size in list(held.values())[:-1])
 
@@ -259,3 +263,29 @@ def test_a_record_that_is_none_is_named(folder: Path) -> None:
     path.write_text(path.read_text().replace('"groups"', '"grops"'))
     with pytest.raises(InputError, match=r"compacted-00000000\.json is no compaction record"):
         read_places(folder)
+
+
+def test_in_an_object_store_each_file_is_fetched_once_and_the_large_one_is_sent_from_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = fake_store(monkeypatch)
+    folder = place("s3://b/frames/key")
+    for number in range(3):
+        put(folder, number, frames_table(videos(number)), quarantined=[videos(number)[0]])
+    expected = open_dataset(folder).table()
+    monkeypatch.setattr(s3_parts, "PART", 2000)
+    for records in (1, 2):
+        small = [key for key in store.objects if key.endswith(".parquet")]
+        store.asked.clear()
+        assert compact(folder).record == f"compacted-{records - 1:08d}"
+        read = Counter(key for operation, key in store.asked if operation == "get" and key.endswith(".parquet"))
+        assert set(read.values()) == {1}
+        assert set(read) <= set(small)
+        assert {key for operation, key in store.asked if operation == "upload_part"} == {
+            key for key in store.objects if key.startswith(f"b/frames/key/compacted-{records - 1:08d}.file-")
+        }
+        for key in small:
+            del store.objects[key]
+        assert open_dataset(folder, check=True).table().equals(expected)
+        put(folder, 2 + records, frames_table(["late"]), quarantined=["late"])
+        expected = open_dataset(folder).table()

@@ -205,3 +205,39 @@ def test_a_store_that_hangs_does_not_hold_up_a_job_that_ends(tmp_path: Path, mon
     assert time.monotonic() - began < 20
     assert record(tmp_path)["released"] is False
     back.set()
+
+
+def test_an_owner_that_is_stopped_between_its_two_looks_finds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two others follow and tidy up while it looks: whichever claim it looks at first, the other one tells."""
+    held = Lease(tmp_path, "a", duration=3600, renew=1800)
+    with held:
+        looks: list[str] = []
+
+        def stopped_after_the_first(path: Path) -> int | None:
+            looks.append(path.name)
+            found = path.stat().st_size if path.is_file() else None
+            if len(looks) == 1:
+                for epoch in (2, 3):
+                    (tmp_path / f"lease.{epoch:08d}.claim").write_text("heir")
+                    (tmp_path / f"lease.{epoch - 1:08d}.claim").unlink()
+            return found
+
+        monkeypatch.setattr(module, "size_of", stopped_after_the_first)
+        with pytest.raises(JobError, match="took over"):
+            held.check()
+        assert len(looks) == 2
+
+
+def test_claims_go_in_ascending_order_so_that_a_kill_leaves_no_owner_without_its_follower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epoch in range(1, 12):
+        (tmp_path / f"lease.{epoch:08d}.claim").write_text(f"dead {epoch}")
+    (tmp_path / "lease.json").write_text(json.dumps({"owner": "dead", "epoch": 11, "beat": 1, "released": True}))
+    gone: list[str] = []
+    monkeypatch.setattr(module, "remove", lambda path: gone.append(path.name))
+    with lease(tmp_path, "b") as held:
+        assert held.epoch == 12
+    assert gone == [f"lease.{epoch:08d}.claim" for epoch in range(1, 12)]

@@ -1,10 +1,11 @@
+import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import s3, s3_retry
+from pipeline.artifacts import s3, s3_parts, s3_retry
 from pipeline.artifacts.files import check_conditions
 from pipeline.artifacts.places import place
 from pipeline.errors import JobError, StorageError
@@ -179,3 +180,73 @@ def test_a_store_that_knows_no_conditions_serves_a_single_writer(store: FakeStor
     assert s3.create("s3://b/k", b"x") is True
     assert s3.create("s3://b/k", b"y") is False
     assert s3.get("s3://b/k") == b"x"
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of three parts."""
+    monkeypatch.setattr(s3_parts, "PART", 4)
+    (tmp_path / "large").write_bytes(b"0123456789")
+    return tmp_path / "large"
+
+
+def steps(store: FakeStore) -> list[str]:
+    return [operation for operation, _ in store.asked]
+
+
+def test_a_small_file_is_sent_in_one_request_and_a_large_one_in_parts(store: FakeStore, large: Path) -> None:
+    assert s3.create("s3://b/large", large) is True
+    assert steps(store) == ["head", "create", "upload_part", "upload_part", "upload_part", "complete"]
+    assert s3.get("s3://b/large") == b"0123456789", "its sha256 is compared"
+    assert s3.create("s3://b/large", large) is False
+    large.write_bytes(b"0123")
+    store.asked.clear()
+    assert s3.create("s3://b/small", large) is True
+    assert steps(store) == ["head", "create"]
+    assert store.objects["b/small"][1]["sha256"] == hashlib.sha256(b"0123").hexdigest()
+    assert store.uploads == {}
+
+
+def test_a_part_that_fails_is_sent_again_by_itself(store: FakeStore, large: Path) -> None:
+    def third_part_fails(operation: str, key: str) -> None:
+        if operation == "upload_part" and steps(store).count("upload_part") in (3, 4):
+            raise refusal(503)
+
+    store.before = third_part_fails
+    assert s3.create("s3://b/large", large) is True
+    assert steps(store) == ["head", "create", *["upload_part"] * 5, "complete"]
+    assert s3.get("s3://b/large") == b"0123456789"
+
+
+def test_a_large_file_whose_last_answer_was_lost_counts_as_created(store: FakeStore, large: Path) -> None:
+    store.after = Once("complete", ConnectionResetError())
+    assert s3.create("s3://b/large", large) is True
+    assert s3.get("s3://b/large") == b"0123456789"
+
+
+def test_of_two_that_send_a_large_file_one_wins_and_the_other_leaves_no_parts(store: FakeStore, large: Path) -> None:
+    def theirs(operation: str, key: str) -> None:
+        if operation == "complete":
+            store.objects["b/large"] = (b"theirs", {"writer": "another"})
+
+    store.before = theirs
+    assert s3.create("s3://b/large", large) is False
+    assert steps(store)[-2:] == ["abort", "head"]
+    assert store.uploads == {}
+
+
+def test_a_large_file_that_cannot_be_sent_leaves_no_parts(
+    store: FakeStore, large: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.before = Once("upload_part", refusal(403))
+    with pytest.raises(StorageError, match=r"s3://b/large cannot be written: the store refuses the credentials"):
+        s3.create("s3://b/large", large)
+    assert store.uploads == {}
+    store.before = lambda operation, key: away() if operation in ("upload_part", "abort") else None
+    with pytest.raises(StorageError, match="refuses the credentials"):
+        s3.create("s3://b/large", large)
+    assert "an unfinished upload remains (PermissionError)" in caplog.text
+
+
+def away() -> None:
+    raise refusal(403)

@@ -64,6 +64,16 @@ def written(tmp_path: Path, root: Path, workspace: Path) -> Path:
     return path
 
 
+# Of the commands that do more or less than take a recipe and walk to a step.
+OPTIONS = {
+    "predict": ["--model", "--top"],
+    "verify": ["--sample", "--seed", "--set", "--print-config"],
+    "compact": ["--small", "--large"],
+    "gc": ["--delete", "--older-than"],
+    "bench": ["precompute", "COMMAND"],
+}
+
+
 def refused(done: Done) -> str:
     """The message of a command that ended with code 2, without a traceback and without Ray."""
     assert done.returncode == 2, done.stderr
@@ -76,7 +86,7 @@ def test_help_lists_the_commands_that_work_and_no_other() -> None:
     done = stagedkd("--help")
     listed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("│ ")]
     expected = {"run", "simulate", "manifest", "refine-labels", "fit-teacher", "precompute", "distill", "sweep"}
-    expected |= {"evaluate", "export", "report", "predict"}
+    expected |= {"evaluate", "export", "report", "predict", "verify", "compact", "gc", "bench"}
     assert done.returncode == 0
     assert {word for word in listed if not word.startswith("-")} == expected == set(COMMANDS)
 
@@ -95,7 +105,7 @@ def test_each_command_has_its_help_and_imports_nothing_heavy_for_it() -> None:
     assert [page.split("\n")[0] for page in pages] == list(COMMANDS)
     for page in pages:
         name = page.split("\n")[0]
-        options = ["--model", "--top"] if name == "predict" else ["--set", "--dry-run", "--print-config"]
+        options = OPTIONS.get(name, ["--set", "--dry-run", "--print-config"])
         assert f"Usage: stagedkd {name}" in page
         assert all(option in page for option in options), page
 

@@ -23,6 +23,7 @@ from tests.support.objects import fake_store, refusal
 from tests.unit.artifacts.tables import frames_table, put
 from tests.unit.flow.small import recipe, tree
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 PLAN, FRAMES, TARGETS, MODEL, OTHER = (letter * 64 for letter in "abcde")
 HOURS = 24.0
 
@@ -173,8 +174,10 @@ def test_a_store_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     artefact(workspace, "frames", FRAMES)
 
     def refuse(operation: str, key: str) -> None:
-        if operation == "list" and key.endswith(f"{FRAMES}/"):
+        if operation == "delete":
             raise refusal(403)
+
+    write_table(workspace.store_root / "frames" / FRAMES, f"{shard_name(1)}.{new_attempt()}.parquet", frames_table([]))
 
     store.before = refuse
     with pytest.raises(StorageError, match="the store refuses the credentials"):

@@ -4,20 +4,24 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.cli import main
+from pipeline.artifacts import compact
 from pipeline.artifacts.collect import COMPACTION
 from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.layout import REFERENCES, Workspace
 from pipeline.artifacts.lease import Lease
 from pipeline.config.load import recipe_yaml
+from pipeline.flow import compact as command_module
 from pipeline.flow.context import run_name
 from tests.unit.artifacts.tables import frames_table, put, targets_table
 from tests.unit.flow.small import recipe
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 FRAMES, TARGETS, OTHERS, PLAN = (letter * 64 for letter in "abcd")
 SHARDS = 3
 
@@ -65,7 +69,7 @@ def test_a_folder_is_compacted_and_then_there_is_nothing_to_do(
     with caplog.at_level(logging.INFO):
         assert command(monkeypatch, folder) == 0
         large = sum(path.stat().st_size for path in folder.glob("compacted-*.parquet"))
-        assert f"{2 * SHARDS} files ({sizes:,} bytes) into 1 ({large:,} bytes), compacted-00000000" in caplog.text
+        assert f"{2 * SHARDS} files ({sizes:,} bytes) into 2 ({large:,} bytes), compacted-00000000" in caplog.text
         assert command(monkeypatch, folder) == 0
     assert "nothing to compact" in caplog.text
     assert capsys.readouterr().out.splitlines() == [str(folder)] * 2
@@ -118,4 +122,20 @@ def test_beside_another_compaction_it_ends_with_1(
     with Lease(folder / COMPACTION, "host:7", renew=0.1):
         assert command(monkeypatch, folder) == 1
     assert "is being written by host:7" in capsys.readouterr().err
+    assert records(workspace) == {}
+
+
+def test_a_compaction_that_was_overtaken_commits_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = workspace.store("frames", FRAMES)
+    monkeypatch.setattr(compact, "commit", lambda *_: pytest.fail("it looked at its lease too late"))
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        (folder / COMPACTION / "lease.00000002.claim").write_text("heir")
+        return compact.compact(*arguments, **options)
+
+    monkeypatch.setattr(command_module, "compact", overtaken)
+    assert command(monkeypatch, folder) == 1
+    assert "heir took over" in capsys.readouterr().err
     assert records(workspace) == {}

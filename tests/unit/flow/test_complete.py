@@ -15,7 +15,7 @@ SHARD = shard_name(0)
 PLANNED = [("a", "a#0", 0), ("a", "a#0", 1), ("b", "b#0", 0), ("b", "b#0", 1)]
 
 
-class _Shards(dict):  # type: ignore[type-arg]
+class _Shards(dict[str, pa.Table]):
     def views(self, shard: str) -> int:
         return int(self[shard].num_rows)
 

@@ -94,9 +94,9 @@ def test_losses_on_features_are_refused_where_the_teacher_has_none(tmp_path: Pat
     check_substages(small.recipe(tmp_path, tmp_path, *off), [])
     with pytest.raises(ConfigError, match="lambda_dist to 0"):
         check_substages(small.recipe(tmp_path, tmp_path, *off[:2]), [])
+    swept = small.recipe(tmp_path, tmp_path, *off, "sweep.space={distill.lambda_corr: {choice: [0.0, 1.0]}}")
     with pytest.raises(ConfigError, match="lambda_corr"):
-        swept = "sweep.space={distill.lambda_corr: {choice: [0.0, 1.0]}}"
-        check_substages(small.recipe(tmp_path, tmp_path, *off, swept), [])
+        check_substages(swept, [])
 
 
 def test_an_exported_program_is_taken_as_a_teacher(tmp_path: Path) -> None:
@@ -124,6 +124,9 @@ def test_an_exported_program_is_taken_as_a_teacher(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = network(torch.from_numpy(clips)).logits
     assert np.array_equal(done["t0.logits"], expected.numpy().astype(np.float16))
+    larger = small.recipe(tmp_path, tmp_path, "views.num_frames=8", teacher=section)
+    with pytest.raises(ConfigError, match=r"takes \[4, 16, 16, 3\], and is given \[8, 16, 16, 3\]"):
+        given_teachers(Context(larger, Workspace(tmp_path), "given"))
     file.write_bytes(file.read_bytes() + b" ")
     assert given_step(recipe).key != teachers[0].key
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.artifacts.commit import Marker, new_attempt, read_marker, read_object, write_table
+from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.identity import canonical_json, file_digest
 from pipeline.artifacts.schemas import column, tensor_array
 from pipeline.errors import InputError
 from pipeline.flow.context import Context
+from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import frames_step
 from pipeline.flow.step import content
 from pipeline.flow.targets import teacher_steps
@@ -80,6 +82,24 @@ def test_an_honest_data_set_passes(made: tuple[Context, Path]) -> None:
     assert found.checked["cached views decoded anew"] == found.checked["views recomputed"]
     assert found.checked["keys"] >= found.checked["views recomputed"]
     assert len(found.folders) == 2
+
+
+def test_a_video_that_was_buried_before_it_was_made_is_no_finding(root: Path, tmp_path: Path) -> None:
+    """It kept its slots, empty ones, in the middle of a micro-batch."""
+    left = shutil.copytree(root, tmp_path / "videos")
+    opened = context(left, tmp_path / "workspace", "manifest.name=less")
+    scanned = scan(opened)
+    update_plans(opened, scanned)
+    gone = next(scanned.ids[row] for row in scanned.of("train"))
+    (left / gone).unlink()
+    train = precompute(opened).opened[0]
+    assert [gone in train.buried(shard) for shard in train.view.shards].count(True) == 1
+    stored = open_dataset(train.targets[0]).table(["video_id"])["video_id"].to_pylist()
+    assert stored
+    assert gone not in stored
+    found = verify(opened, sample=1000)
+    assert found.findings == []
+    assert found.checked["compared bit for bit"] > len(stored)
 
 
 def test_the_sample_is_whole_micro_batches_that_the_seed_chooses(made: tuple[Context, Path]) -> None:

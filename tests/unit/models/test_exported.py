@@ -183,6 +183,42 @@ def test_training_mode_is_refused(tmp_path: Path, module: nn.Module) -> None:
         network(path)
 
 
+def test_a_program_that_changes_its_own_tensors_is_refused(tmp_path: Path) -> None:
+    class Counting(nn.Module):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3072, 3)
+            self.register_buffer("calls", torch.zeros(3))
+
+        def forward(self, clip: Tensor) -> Tensor:
+            self.calls.view(-1).add_(1)
+            return self.head(clip.flatten(1)) + self.calls
+
+    with pytest.raises(InputError, match=r"in place|buffer_mutation"):
+        network(exported(tmp_path / "counts.pt2", Counting().eval()))
+
+
+def test_writing_to_a_view_of_a_weight_is_refused(ours: Path, tmp_path: Path) -> None:
+    """No exporter of today writes this; a file may."""
+
+    def change(model: Any) -> None:
+        step = nodes(model)[0]
+        view = {"name": "self", "arg": {"as_tensor": {"name": "p_network_body_head_bias"}}, "kind": 1}
+        first = {"target": "torch.ops.aten.detach.default", "inputs": [view], "outputs": [{"as_tensor": {"name": "v"}}]}
+        again = {"name": "self", "arg": {"as_tensor": {"name": "v"}}, "kind": 1}
+        second = {
+            "target": "torch.ops.aten.zero_.default",
+            "inputs": [again],
+            "outputs": [{"as_tensor": {"name": "w"}}],
+        }
+        nodes(model)[:1] = [step | first, step | second]
+
+    with pytest.raises(InputError, match="changes 'v' in place"):
+        network(planted(ours, tmp_path / "p.pt2", GRAPH, change))
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -161,3 +161,23 @@ def test_one_clip_that_does_not_fit_fails_the_job() -> None:
     out_of_memory_above(labeler, fits=0)
     with pytest.raises(JobError, match="one clip alone"):
         labeler(raster(1))
+
+
+def test_a_compiled_teacher_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.compile captures, without the half minute that inductor takes for its kernels."""
+    from torch._dynamo.utils import counters
+
+    compile_for_real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **how: compile_for_real(module, backend="eager", **how))
+
+    teacher = build_network(NetworkSpec("compact", ("a", "b", "c"), {"widths": [4], "strides": [2]}), seed=1)
+    plain, compiled = Labeler(teacher, 2), Labeler(teacher, 2, compiled=True)
+    counters.clear()
+    for count in (1, 2):
+        found, expected = compiled(raster(count)), plain(raster(count))
+        assert list(found) == list(expected)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
+    # It was captured, and once: there is one shape, however many rows come.
+    assert counters["stats"]["calls_captured"] > 0
+    assert not counters["recompiles"]
