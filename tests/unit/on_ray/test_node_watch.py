@@ -26,11 +26,11 @@ watch.start()
 time.sleep(0.3)
 if sys.argv[2] == "stopped":
     watch.stop()
-node.kill()
-node.wait()
 deaf = contextlib.suppress(JobError) if sys.argv[2] == "deaf" else contextlib.nullcontext()
 try:
     with deaf:
+        node.kill()  # from here on the word may come at any moment
+        node.wait()
         time.sleep(2)
     time.sleep(20 if sys.argv[2] == "deaf" else 0)
     print("went on", watch.dead)

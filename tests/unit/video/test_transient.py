@@ -49,7 +49,7 @@ def failure_of(outcome: object) -> DecodeFailure:
     return outcome
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGALRM])
 def test_a_video_whose_child_others_end_is_tried_again_with_the_same_reader(tmp_path: Path, mp4: Path, number: int):
     bad = copy(mp4, tmp_path / f"bad_{int(number)}_2.mp4")
     with DecodeChild(HOOKS + "signalled") as child:
