@@ -45,7 +45,18 @@ PARTS = (
     ),
     Part("unit", 320, (pytest("tests/unit"),)),
     Part("numerics", 150, (pytest("tests/numerics"),)),
-    Part("main job and hosts", 600, (pytest("tests/integration", "--ignore=tests/integration/precompute"),)),
+    Part(
+        "main job and hosts",
+        600,
+        (
+            pytest(
+                "tests/integration",
+                *(f"--ignore=tests/integration/{name}" for name in ("precompute", "protocol", "storage")),
+            ),
+        ),
+    ),
+    Part("commit protocol", 150, (pytest("tests/integration/protocol"),)),
+    Part("object store", 90, (pytest("tests/integration/storage"),)),
     Part("precompute", 300, (pytest("tests/integration/precompute"),)),
 )
 
