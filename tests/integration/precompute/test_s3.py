@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import pytest
+
 from tests.integration.precompute.conftest import Artefacts, Ended, Run, Stage, plays
 from tests.support.driver import Finished
 from tests.support.outcome import assert_same, outcome
@@ -11,22 +13,29 @@ from tests.support.servers import BUCKET, S3, faulty, s3_server
 
 
 def ailing_store(stage: Stage) -> Ended:
-    """A server behind a proxy that spoils every few requests. It is killed under a run and comes back; then it stays
-    away under another run, until that gives up; and once it is back, that command runs again."""
+    """A server behind a proxy that spoils every few requests. It is killed under a run and comes back."""
     folder, at = stage.workspace("ailing"), stage.head.store
     folder.mkdir()
     with s3_server(folder, key=at.key, secret=at.secret) as server:
         with faulty(server, folder, port=at.port, unavailable=7, lost=9, slow=12) as way:
             survived = _run(stage, server, "faults", away=2)
             faults = way.made()
+        _store(server).get(f"{BUCKET}/faults", str(folder / "faults" / "store"), recursive=True)
+    assert min(faults[name] for name in ("unavailable", "lost", "slow")) > 0, faults
+    return Ended(folder, drivers=[survived])
+
+
+def lost_store(stage: Stage) -> Ended:
+    """A server that dies under a run and stays away until that gives up; once it is back, the command runs again."""
+    folder, at = stage.workspace("lost"), stage.head.store
+    folder.mkdir()
+    with s3_server(folder, key=at.key, secret=at.secret) as server:
         with faulty(server, folder, port=at.port):
             failed = _run(stage, server, "outage", away=None)
             server.start()
             completed = _start(stage, "outage").end()
-        for name in ("faults", "outage"):
-            _store(server).get(f"{BUCKET}/{name}", str(folder / name / "store"), recursive=True)
-    assert min(faults[name] for name in ("unavailable", "lost", "slow")) > 0, faults
-    return Ended(folder, drivers=[survived, failed, completed])
+        _store(server).get(f"{BUCKET}/outage", str(folder / "outage" / "store"), recursive=True)
+    return Ended(folder, drivers=[failed, completed])
 
 
 def _run(stage: Stage, server: S3, name: str, away: float | None) -> Finished:
@@ -69,9 +78,10 @@ def test_faults_and_a_restart_of_the_store_change_no_row(ended: Ended, wanted: A
     assert_same(outcome(ended.workspace / "faults" / "store"), wanted)
 
 
-@plays(ailing_store, waits=True)
+@pytest.mark.soak  # each request is tried for 90 s before the job gives up
+@plays(lost_store, waits=True)
 def test_an_outage_of_the_store_fails_the_job_and_quarantines_nobody(ended: Ended, wanted: Artefacts) -> None:
-    _, failed, completed = ended.drivers
+    failed, completed = ended.drivers
     assert failed.code == 1, failed.err[-3000:]
     assert "stagedkd: " in failed.err.strip().splitlines()[-1]
     assert completed.code == 0, completed.err[-3000:]
