@@ -1,6 +1,6 @@
 """Sizes and times that a dry run works out: views, shards, bytes, seconds of decoding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -100,7 +100,12 @@ def targets_bytes(recipe: Recipe, classes: int, plan: str = "train") -> int | No
     channels = substage_channels(recipe.teacher)
     if channels is None:
         return None
-    codec, logits = recipe.precompute.codec, teacher_classes(recipe) or classes
+    return coded_bytes(recipe, teacher_classes(recipe) or classes, channels, plan)
+
+
+def coded_bytes(recipe: Recipe, logits: int, channels: Sequence[int], plan: str) -> int:
+    """Bytes of one view's targets before compression, of a network with so many logits and channels per substage."""
+    codec = recipe.precompute.codec
     each = 2 if codec.dtype == "float16" else 4
     if codec.top_k is None or plan == "eval":
         return each * (logits + sum(channels))

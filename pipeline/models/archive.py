@@ -69,7 +69,13 @@ def read_archive(path: Path) -> Archive:
             entries = _entries(path, opened)
     except FileNotFoundError as error:
         raise InputError(f"there is no program {path}") from error
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+    except PermissionError as error:
+        raise InputError(f"the program {path} may not be read: give this user the right to") from error
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # the last two: how zipfile refuses entries
         raise InputError(f"{path} is no torch.export archive ({error}): write it with torch.export.save") from error
     try:
         return _parsed(path, entries)

@@ -116,8 +116,8 @@ def _body(config: Mapping[str, Any], num_classes: int) -> nn.Module:
     kind = str(config.get("model_type"))
     if "auto_map" in config:
         raise ConfigError(f"this {kind!r} wants code of its own (auto_map in config.json), which is never run")
-    # Its `get` knows only what was asked for before by [].
-    known = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None
+    # Not `get`, which this mapping answers with None until [] has loaded the class.
+    known = CONFIG_MAPPING[kind] if kind in CONFIG_MAPPING else None  # noqa: SIM401
     if known is None or known not in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING:
         names = ", ".join(sorted(each.model_type for each in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING))
         raise ConfigError(f"transformers has no video classifier of model_type {kind!r} (it has: {names})")

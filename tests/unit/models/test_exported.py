@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import pickle
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +18,10 @@ from pipeline.models.registry import build_network
 from pipeline.models.spec import NetworkSpec
 from pipeline.models.weights import load_network, save_network
 from pipeline.targets.labeler import Labeler
+from tests.support.programs import Change, Damage, Small, first_weight, nodes, planted
 
 CLASSES, SHAPE = ("a", "b", "c"), (4, 16, 16)
 GRAPH, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/model_weights_config.json", "data/constants/"
-Change = Callable[[Any], None]
-
-
-class Small(nn.Module):
-    """Two substages with norms, a reshape of what a convolution gives, and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4)
-        self.second, self.drop = nn.Conv3d(4, 6, 3, stride=2, padding=1), nn.Dropout(0.5)
-        self.head = nn.Linear(6, 3)
-
-    def forward(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        first = self.norm(self.first(clip)).relu()
-        second = self.second(first).relu()
-        pooled = second.reshape(clip.shape[0], 6, -1).mean(2)
-        return self.head(self.drop(pooled)), first, second
-
-
-class Damage:
-    """Unpickling it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.path), "w")
 
 
 def raster(n: int) -> Tensor:
@@ -83,32 +55,6 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def network(path: Path, **options: Any) -> VideoNetwork:
     return build_network(NetworkSpec("exported", CLASSES, options, weights=str(path))).eval()
-
-
-def planted(source: Path, path: Path, entry: str, change: Change, extra: dict[str, bytes] | None = None) -> Path:
-    """A copy with one JSON entry changed, and entries added or replaced."""
-    extra = extra or {}
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
-        for info in old.infolist():
-            top, _, name = info.filename.partition("/")
-            data = old.read(info)
-            if name == entry:
-                said = json.loads(data)
-                change(said)
-                data = json.dumps(said).encode()
-            if name not in extra:
-                new.writestr(info.filename, data)
-        for name, data in extra.items():
-            new.writestr(f"{top}/{name}", data)
-    return path
-
-
-def nodes(model: Any) -> Any:
-    return model["graph_module"]["graph"]["nodes"]
-
-
-def first_weight(config: Any) -> Any:
-    return next(iter(config["config"].values()))
 
 
 def test_our_own_export_gives_the_same_bits_as_torchs_loader(ours: Path) -> None:

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,12 +20,6 @@ from tests.support.videos import cut_without_encoding, frame_number
 POLICY = ViewPolicy("eval", (48, 64), 8, clips_per_video=3)
 VIEWS = [draw(POLICY, *key) for key in view_keys("v", POLICY)]
 HOOKS = "tests.support.videos:"
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[DecodeChild]:
-    with DecodeChild() as child:
-        yield child
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """What happens to the world is never put down to a file, and what is wrong with a file never stops the job."""
 
 import errno
-import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.video import fetch, process
+from pipeline.video import process
 from pipeline.video.handle import REASONS, DecodeError, Limits
 from pipeline.video.packets import Packets, av_errors
 from pipeline.video.pyav_reader import PyAVReader
@@ -26,12 +24,6 @@ from tests.support.videos import damaged, frame_number, write_video
 POLICY = ViewPolicy("eval", (48, 64), 8)
 VIEWS = [draw(POLICY, *key) for key in view_keys("v", POLICY)]
 HOOKS = "tests.support.videos:"
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[DecodeChild]:
-    with DecodeChild() as child:
-        yield child
 
 
 def copy(mp4: Path, target: Path) -> Path:
@@ -262,58 +254,6 @@ def test_each_reason_has_its_files_and_the_next_video_is_fine(tmp_path: Path, mp
         assert str(tmp_path) not in failure.message
         child.limits, child.deadline = Limits(), 20.0
         assert first_number(child.decode(mp4, VIEWS, POLICY)) == 11
-
-
-# --- object stores
-
-
-@contextmanager
-def stored(monkeypatch: pytest.MonkeyPatch, path: Path | None, size: int | None) -> Iterator[list[str]]:
-    """An object of `size` bytes that comes as `path`; the names of what was fetched."""
-    fetched: list[str] = []
-
-    @contextmanager
-    def get(where: str) -> Iterator[Path | None]:
-        fetched.append(str(where))
-        if path is None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield path
-
-    monkeypatch.setattr(fetch, "size_of", lambda where: size)
-    monkeypatch.setattr(fetch, "fetch", get)
-    yield fetched
-
-
-URI = "s3://bucket/videos/clip.mp4"
-
-
-def test_an_object_is_fetched_and_decoded_as_a_file(child: DecodeChild, mp4: Path, monkeypatch: pytest.MonkeyPatch):
-    with stored(monkeypatch, mp4, mp4.stat().st_size) as fetched:
-        assert first_number(child.decode(URI, VIEWS, POLICY)) == 11
-    assert fetched == [URI]
-
-
-def test_an_object_that_is_too_large_is_not_fetched(child: DecodeChild, mp4: Path, monkeypatch: pytest.MonkeyPatch):
-    with stored(monkeypatch, mp4, 5 << 30) as fetched:
-        failure = failure_of(child.decode(URI, VIEWS, POLICY))
-    assert (failure.reason, failure.attempts, fetched) == ("too_large", 1, [])
-    assert "5368709120 bytes" in failure.message
-
-
-def test_trouble_on_the_way_is_never_a_failure(child: DecodeChild, mp4: Path, monkeypatch: pytest.MonkeyPatch):
-    size = mp4.stat().st_size
-    for path, told, message in (
-        (mp4, size + 1, rf"{size} bytes came of an object of {size + 1}.*clip\.mp4"),
-        (mp4, None, r"the plan names it.*clip\.mp4"),
-        (None, size, "No space left on device"),
-    ):
-        with stored(monkeypatch, path, told), pytest.raises(OSError, match=message):
-            child.decode(URI, VIEWS, POLICY)
-
-
-def test_local_files_are_taken_as_they_are(mp4: Path):
-    with fetch.local_copy(mp4, Limits(file_bytes=1)) as path:
-        assert path == mp4
 
 
 def test_frames_of_strange_pixel_formats_do_not_stop_the_job(tmp_path: Path):
