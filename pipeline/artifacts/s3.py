@@ -76,6 +76,8 @@ def create(url: str, data: bytes | Path) -> bool:
     """Write the object, from bytes or a local file, unless there is one; of any number of racers exactly one gets True.
 
     A request that the store carried out but whose answer was lost counts as carried out: each call signs its object.
+    A file that goes in parts should have a name that nobody else writes (an attempt's, `commit.py`): some stores look
+    whether the object exists and end the upload in two steps, and let two racers win.
     """
     if size(url) is not None:
         return False
