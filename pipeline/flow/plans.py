@@ -31,7 +31,8 @@ from pipeline.manifest.table import Manifest, class_names, read_manifest, write_
 from pipeline.video.views import view_keys
 
 LOG = logging.getLogger(__name__)
-MANIFEST_VERSION = PLAN_VERSION = 1
+MANIFEST_VERSION = 1
+PLAN_VERSION = 2  # 2: views of one video lie in one micro-batch where they fit into one
 
 
 @dataclass(frozen=True)

@@ -229,16 +229,35 @@ def _shards(videos: list[str], views: Views, shard_views: int) -> Iterator[list[
 
 def _table(shard_id: str, videos: list[str], views: Views, sources: Mapping[str, str], micro_batch: int) -> pa.Table:
     keys = [(video_id, clip_id, view_id) for video_id in videos for clip_id, view_id in views(video_id)]
+    places = _places([len(views(video_id)) for video_id in videos], micro_batch)
     columns = {
         "shard_id": [shard_id] * len(keys),
-        "micro_batch": [row // micro_batch for row in range(len(keys))],
-        "slot": [row % micro_batch for row in range(len(keys))],
+        "micro_batch": [number for number, _ in places],
+        "slot": [slot for _, slot in places],
         "video_id": [key[0] for key in keys],
         "clip_id": [key[1] for key in keys],
         "view_id": [key[2] for key in keys],
         "source": [sources[key[0]] for key in keys],
     }
     return pa.table(columns, schema=PLAN)
+
+
+def _places(views: list[int], micro_batch: int) -> list[tuple[int, int]]:
+    """(micro-batch, slot) of every view, for videos of so many views each.
+
+    A video begins in a new micro-batch where it would reach into one more than it fills: each one decodes it anew.
+    """
+    found: list[tuple[int, int]] = []
+    number = slot = 0
+    for count in views:
+        if -(-(slot + count) // micro_batch) > -(-count // micro_batch):
+            number, slot = number + 1, 0
+        for _ in range(count):
+            if slot == micro_batch:
+                number, slot = number + 1, 0
+            found.append((number, slot))
+            slot += 1
+    return found
 
 
 def _commit(folder: Path, name: str, table: pa.Table) -> None:

@@ -275,9 +275,12 @@ def test_wrong_class_names_of_a_teacher_are_refused_by_name(main: Main, given: d
 
 def test_killed_in_a_phase_the_next_run_ends_with_the_same_student(main: Main, told: dict, tmp_path: Path) -> None:
     # On a session of its own: the dead driver takes its Ray with it, as on a workstation.
-    sets = {"workspace": tmp_path, "manifest.root": main.root, "train.checkpoint_every": 1}
-    command = arguments("distill", DEBUG, sets)
+    shutil.copytree(main.workspace / "store", tmp_path / "store")
     models = tmp_path / "store" / "models" / told["keys"]["student"]
+    shutil.rmtree(models)
+    command = arguments(
+        "distill", DEBUG, {"workspace": tmp_path, "manifest.root": main.root, "train.checkpoint_every": 1}
+    )
     kill_when(command, lambda: any((models / "checkpoints").glob("step-*.json")))
     assert not (models / "done.json").exists()
     done = drive(command)

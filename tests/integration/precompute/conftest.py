@@ -145,17 +145,13 @@ class Stage:
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 short videos in three classes, and two files that are none."""
     root = tmp_path_factory.mktemp("clips")
-    return write_clips(root, VIDEOS, BROKEN)
-
-
-def write_clips(root: Path, count: int, broken: dict[str, bytes]) -> Path:
     lines = ["path,label,split"]
-    for number in range(count):
+    for number in range(VIDEOS):
         path = root / f"class_{number % 3}" / f"v{number:03d}.mp4"
         path.parent.mkdir(exist_ok=True)
         write_video(path, frames=24)
         lines.append(f"{path.relative_to(root)},{path.parent.name},{'test' if number % 4 == 0 else 'train'}")
-    for name, data in broken.items():
+    for name, data in BROKEN.items():
         (root / "class_0" / name).write_bytes(data)
         lines.append(f"class_0/{name},class_0,train")
     (root / "manifest.csv").write_text("\n".join(lines) + "\n")

@@ -220,6 +220,7 @@ def test_a_folder_of_broken_videos_stops_the_job(head: Head, tmp_path: Path) -> 
     done = case.run("many", precompute__max_bad_share=0.5)
     assert done.code == 1
     assert "more than precompute.max_bad_share = 0.5" in done.err
+    assert "run the same command again" in done.err
     assert "broken-" in done.err
     committed = list((case.folder / "many" / "store" / "targets").glob("*/shard-*.json"))
     assert committed  # what was done before stays

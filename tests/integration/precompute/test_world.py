@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.commit import read_markers, read_object
-from tests.integration.precompute.conftest import Artefacts, Ended, Run, Stage, plays, write_clips
+from tests.integration.precompute.conftest import Artefacts, Ended, Run, Stage, plays
 from tests.support.outcome import assert_same, outcome
 from tests.support.processes import wait_for
 
@@ -38,15 +38,6 @@ def disk_full(stage: Stage) -> Ended:
         second = stage.finish(workspace)
         shutil.copytree(store, stage.folder / "full-kept" / "store")
     return Ended(stage.folder / "full-kept", drivers=[first, second])
-
-
-def too_many_bad(stage: Stage) -> Ended:
-    """Most of the videos cannot be read."""
-    root = stage.folder / "bad" / "clips"
-    root.mkdir(parents=True)
-    write_clips(root, 12, {f"bad{number}.mp4": b"<html>" for number in range(100)})
-    workspace = stage.workspace("bad-runs")
-    return Ended(workspace, drivers=[stage.finish(workspace, manifest__root=root, precompute__max_bad_share=0.5)])
 
 
 def _scanned(run: Run) -> None:
@@ -115,10 +106,3 @@ def test_a_full_disk_fails_the_job_and_the_next_completes(ended: Ended, wanted: 
     assert "No space left" in first.err
     assert second.code == 0, second.err[-3000:]
     assert_same(outcome(ended.workspace / "store"), wanted)
-
-
-@plays(too_many_bad)
-def test_a_job_with_too_many_bad_videos_stops_and_says_so(ended: Ended) -> None:
-    assert ended.last.code == 1, ended.last.err[-3000:]
-    assert "precompute.max_bad_share" in ended.last.err
-    assert "run the same command again" in ended.last.err

@@ -21,9 +21,9 @@ def views(video_id: str) -> list[tuple[str, int]]:
 
 @pytest.fixture
 def view(tmp_path: Path) -> PlanView:
-    """Shards of a, b and c, d: 6 views each, in micro-batches of 4 and 2."""
+    """Shards of a, b and c, d: 6 views each, in three micro-batches of 2, of which the second holds both videos."""
     wanted = dict.fromkeys("abcd", "1:1")
-    extend_plan(tmp_path / "plan", wanted, views, shard_views=6, micro_batch=4)
+    extend_plan(tmp_path / "plan", wanted, views, shard_views=6, micro_batch=2)
     return PlanView(
         Path("/data"), read_plan(tmp_path / "plan").shards, frozenset(), {name: f"x/{name}" for name in "abcd"}
     )
@@ -50,25 +50,25 @@ def test_what_is_open_is_decided_per_teacher(view: PlanView, tmp_path: Path) -> 
     plan = opened(view, tmp_path)
     assert plan.todo == ("shard-00000000", "shard-00000001")
     assert [plan.teachers(shard) for shard in plan.todo] == [[1], [0]]
-    assert [table["teachers"].to_pylist() for table in plan.rows()] == [["[1]"] * 2, ["[0]"] * 2]
+    assert [table["teachers"].to_pylist() for table in plan.rows()] == [["[1]"] * 3, ["[0]"] * 3]
     assert opened(view, tmp_path, teachers=0).todo == ("shard-00000001",)
     assert opened(view, tmp_path, teachers=0, cached=False).todo == ()
 
 
 def test_a_row_is_a_micro_batch_with_the_places_of_its_videos(view: PlanView, tmp_path: Path) -> None:
     first, _ = opened(view, tmp_path).rows()
-    assert first["micro_batch"].to_pylist() == [0, 1]
-    assert first["video_ids"].to_pylist() == [["a", "a", "a", "b"], ["b", "b"]]
-    assert first["uris"].to_pylist()[1] == ["/data/x/b", "/data/x/b"]
-    assert first["view_ids"].to_pylist() == [[0, 1, 2, 0], [1, 2]]
-    assert first["part"].to_pylist() == ["", ""]
+    assert first["micro_batch"].to_pylist() == [0, 1, 2]
+    assert first["video_ids"].to_pylist() == [["a", "a"], ["a", "b"], ["b", "b"]]
+    assert first["uris"].to_pylist()[1] == ["/data/x/a", "/data/x/b"]
+    assert first["view_ids"].to_pylist() == [[0, 1], [2, 0], [1, 2]]
+    assert first["part"].to_pylist() == ["", "", ""]
 
 
 def test_committed_frames_are_found_by_the_number_of_their_micro_batch(view: PlanView, tmp_path: Path) -> None:
-    names = tuple(f"shard-00000000.part-{number:05d}.{'b' * 12}.parquet" for number in (1, 0))
+    names = tuple(f"shard-00000000.part-{number:05d}.{'b' * 12}.parquet" for number in (2, 0, 1))
     mark(tmp_path / "frames", 0, names)
     first, _ = opened(view, tmp_path).rows()
-    assert [DataObject(**json.loads(part)).name for part in first["part"].to_pylist()] == [names[1], names[0]]
+    assert [DataObject(**json.loads(part)).name for part in first["part"].to_pylist()] == [names[1], names[2], names[0]]
 
 
 def test_a_buried_video_keeps_its_slots_and_a_buried_shard_is_not_open(view: PlanView, tmp_path: Path) -> None:
@@ -77,15 +77,15 @@ def test_a_buried_video_keeps_its_slots_and_a_buried_shard_is_not_open(view: Pla
     plan = opened(PlanView(view.root, view.shards, gone, uris), tmp_path)
     assert plan.todo == ("shard-00000000",)
     (only,) = plan.rows()
-    assert only["video_ids"].to_pylist() == [["a", "a", "a", "b"], ["b", "b"]]
-    assert only["uris"].to_pylist() == [["", "", "", "/data/x/b"], ["/data/x/b"] * 2]
+    assert only["video_ids"].to_pylist() == [["a", "b"], ["b", "b"]]
+    assert only["uris"].to_pylist() == [["", "/data/x/b"], ["/data/x/b"] * 2]
 
 
 def test_a_micro_batch_of_buried_videos_alone_is_left_out(view: PlanView, tmp_path: Path) -> None:
     gone = frozenset({("d", "shard-00000001")})
     _, second = opened(PlanView(view.root, view.shards, gone, view.uris), tmp_path).rows()
-    assert second["micro_batch"].to_pylist() == [0]
-    assert second["uris"].to_pylist() == [["/data/x/c"] * 3 + [""]]
+    assert second["micro_batch"].to_pylist() == [0, 1]
+    assert second["uris"].to_pylist() == [["/data/x/c"] * 2, ["/data/x/c", ""]]
 
 
 def test_what_is_missing_at_the_end_is_named(view: PlanView, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def extend(folder: Path, wanted: dict[str, str]) -> PlanChange:
     return extend_plan(folder, wanted, views, shard_views=6, micro_batch=3)
 
 
-def test_videos_are_whole_within_shards_and_micro_batches_are_full(tmp_path: Path) -> None:
+def test_videos_are_whole_within_shards(tmp_path: Path) -> None:
     change = extend(tmp_path, sources("c", "a", "b"))
     assert change.new_shards == ("shard-00000000", "shard-00000001")
     assert change.new_videos == ("a", "b", "c")
@@ -33,6 +33,28 @@ def test_videos_are_whole_within_shards_and_micro_batches_are_full(tmp_path: Pat
     assert first["view_id"] == [0, 1] * 4
     assert set(first["source"]) == {"100:1"}
     assert read_plan(tmp_path).views == 12
+
+
+@pytest.mark.parametrize(
+    ("count", "micro_batch", "numbers"),
+    [
+        (3, 16, [0] * 15 + [1] * 3),  # the 16th slot stays empty
+        (4, 16, [0] * 16 + [1] * 8),
+        (1, 4, [0] * 4 + [1] * 2),
+        (30, 16, [0] * 16 + [1] * 14 + [2] * 16 + [3] * 14),  # does not fit: never in a third one
+        (5, 2, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+    ],
+)
+def test_a_video_lies_in_as_few_micro_batches_as_it_fills(
+    tmp_path: Path, count: int, micro_batch: int, numbers: list[int]
+) -> None:
+    videos = len(numbers) // count
+    many = lambda video: [(f"{video}#0", view) for view in range(count)]  # noqa: E731
+    extend_plan(tmp_path, sources(*"abcdef"[:videos]), many, shard_views=200, micro_batch=micro_batch)
+    rows = read_plan(tmp_path).shards["shard-00000000"].to_pydict()
+    assert rows["micro_batch"] == numbers
+    assert rows["slot"] == [i - numbers.index(number) for i, number in enumerate(numbers)]
+    assert max(rows["slot"]) < micro_batch
 
 
 def test_new_videos_form_new_shards_and_old_ones_never_change(tmp_path: Path) -> None:
