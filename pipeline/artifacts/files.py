@@ -42,7 +42,10 @@ def create_if_absent(path: Path, data: bytes) -> bool:
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> bool:
-    """Let `write` fill a local temporary file, then name it `path` unless that exists. Returns as create_if_absent."""
+    """Let `write` fill a local temporary file, then name it `path` unless that exists. Returns as create_if_absent.
+
+    In an object store a file of more than `s3_parts.PART` bytes needs a name of its own: two racers may both get True.
+    """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="stagedkd-") as folder:
             local = Path(folder) / path.name

@@ -73,11 +73,12 @@ def put(url: str, data: bytes) -> None:
 
 
 def create(url: str, data: bytes | Path) -> bool:
-    """Write the object, from bytes or a local file, unless there is one; of any number of racers exactly one gets True.
+    """Write the object, from bytes or a local file, unless there is one. True: this call wrote it.
 
-    A request that the store carried out but whose answer was lost counts as carried out: each call signs its object.
-    A file that goes in parts should have a name that nobody else writes (an attempt's, `commit.py`): some stores look
-    whether the object exists and end the upload in two steps, and let two racers win.
+    Of any number of racers exactly one gets True, unless the file is so large that it goes in parts: some stores look
+    whether there is an object and end the upload in two steps, and let two win. Such a file needs a name that nobody
+    else writes, as `commit.py` gives to tables. A request that was carried out but whose answer was lost counts as
+    carried out: each call signs its object.
     """
     if size(url) is not None:
         return False

@@ -228,8 +228,9 @@ def _shards(videos: list[str], views: Views, shard_views: int) -> Iterator[list[
 
 
 def _table(shard_id: str, videos: list[str], views: Views, sources: Mapping[str, str], micro_batch: int) -> pa.Table:
-    keys = [(video_id, clip_id, view_id) for video_id in videos for clip_id, view_id in views(video_id)]
-    places = _places([len(views(video_id)) for video_id in videos], micro_batch)
+    wanted = {video_id: views(video_id) for video_id in videos}
+    keys = [(video_id, clip_id, view_id) for video_id, found in wanted.items() for clip_id, view_id in found]
+    places = _places([len(found) for found in wanted.values()], micro_batch)
     columns = {
         "shard_id": [shard_id] * len(keys),
         "micro_batch": [number for number, _ in places],
