@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.bench.crew import environment
 from jobs.bench.processes import CHILD, Sampler, boot_time
-from jobs.bench.rates import Done, Measured, slope
+from jobs.bench.rates import Done, Measured
 from pipeline.artifacts.commit import read_markers
 from pipeline.errors import JobError
 
@@ -39,15 +39,14 @@ class PipelineRun:
     """A pipeline's run: `measured` from the first decoding to the last commit, start-up of Ray not counted.
 
     Clips per second otherwise: `whole` of the command from start to end; `between_commits` from the first commit to the
-    last (what was under way at the first one counts as done in this time, so it may exceed the bound); `middle` between
-    10 % and 90 % of the clips. `cpu`: processor seconds per clip by kind of process. `told`: what the run's own summary
-    says, its rate (from the graph's start to its end) and the share of time that the teacher waited among it.
+    last (what was under way at the first one counts as done in this time, so it may exceed the bound). `cpu`: processor
+    seconds per clip by kind of process. `told`: what the run's own summary says, its rate (from the graph's start to
+    its end) and the share of time that the teacher waited among it.
     """
 
     measured: Measured
     whole: float
     between_commits: float
-    middle: float
     startup: float
     cpu: Mapping[str, float]
     told: Mapping[str, Any]
@@ -123,7 +122,6 @@ def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, A
         measured,
         whole=clips / driven.seconds,
         between_commits=(clips - done[0][1]) / (end - first) if end > first else 0.0,
-        middle=slope(done),
         startup=begin - driven.began,
         cpu={kind: seconds / clips for kind, seconds in sorted(cpu.items())},
         told=told,

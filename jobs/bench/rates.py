@@ -3,6 +3,7 @@
 Legend: a decode-only, b teacher-only clips per second, each with all cores to itself.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,6 +76,15 @@ def best_split(measured: Mapping[int, float]) -> int:
     return min(count for count, rate in measured.items() if rate >= 0.99 * top)
 
 
+def decoders_beside(a: float, b: float, cores: int) -> int:
+    """Decoders of a pipeline that shares its cores with as many teachers: decoding's share of them, rounded up.
+
+    More of them only decode ahead, and take the caches from the teachers while they do.
+    """
+    share = (1.0 / a) * shared_bound(a, b)
+    return max(1, math.ceil(share * cores - 1e-9))
+
+
 def ratios(runs: Sequence[Measured], *, shared: bool, device_rate: float | None = None) -> list[Ratios]:
     """One entry a round, from measurements in the order in which they were taken.
 
@@ -106,20 +116,3 @@ def slots_for(seconds: float, rate_per_process: float, least: int) -> int:
 def growth(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, float]:
     """By how many percent each kind of process is larger in `large` than in `small`, for kinds that both have."""
     return {kind: 100.0 * (large[kind] / small[kind] - 1.0) for kind in small if kind in large and small[kind] > 0}
-
-
-def slope(done: Done, low: float = 0.1, high: float = 0.9) -> float:
-    """Clips per second between the moments when the shares `low` and `high` of all clips were done.
-
-    What was begun before the first moment and what is begun at the second one are about equal, so that filling and
-    draining play no part. 0 where there are too few points.
-    """
-    total, at = sum(clips for _, clips in done), 0
-    marks: list[tuple[float, int]] = []
-    for second, clips in done:
-        at += clips
-        if low * total <= at <= high * total:
-            marks.append((second, at))
-    if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
-        return 0.0
-    return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])

@@ -76,16 +76,16 @@ def _setting_text(setting: Mapping[str, Any]) -> str:
             run["whole"],
             run["told"]["clips_per_second"],
             run["between_commits"],
-            run["middle"],
             run["startup"],
             run["told"]["teacher_waited_share"],
             _shares(run["cpu"]),
         ]
         for number, run in enumerate(setting["pipelines"], start=1)
     ]
-    columns = ("whole call", "graph", "between commits", "10–90 %", "start-up, s", "teacher waited", "CPU s a clip")
+    columns = ("whole call", "graph", "between commits", "start-up, s", "teacher waited", "CPU s a clip")
     third = table(("pipeline run", *columns), others)
-    return f"### {setting['setting']}: {setting['clips']} clips a run\n\n{first}\n{second}\n{third}"
+    pools = f"{setting['decoders']} decoders and {setting['teachers']} teachers in the pipeline"
+    return f"### {setting['setting']}: {setting['clips']} clips a run, {pools}\n\n{first}\n{second}\n{third}"
 
 
 def _arm_row(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[object]:

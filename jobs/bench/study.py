@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jobs.bench.isolation import measure_isolation
+from jobs.bench.rates import decoders_beside
 from jobs.bench.report import machine
 from jobs.bench.throughput import (
     MICRO_BATCH_SECONDS,
@@ -111,6 +112,9 @@ class Study:
         for name in self.settings:
             device = "cuda" if name == "cuda" else "cpu"
             shared = replace(self._shared(load, device), name=name, decoders=a, teachers=b)
+            if name == "shared":
+                beside = decoders_beside(splits["decode"].rate, splits["teacher"].rate, CORES)
+                shared = replace(shared, decoders=beside)
             if name == "simulated":
                 teacher, rate = simulated(self.work, load, splits["decode"].rate)
                 shared = replace(shared, teacher=teacher, teachers=1, device_rate=rate)

@@ -159,6 +159,8 @@ def measure(setting: Setting, rounds: int, seconds: float, segment: float, split
     return {
         "setting": setting.name,
         "clips": clips,
+        "decoders": setting.decoders,
+        "teachers": setting.teachers,
         "device_rate": setting.device_rate,
         "runs": [run.to_json() for run in runs],
         "pipelines": [asdict(pipeline) for pipeline in pipelines],

@@ -8,11 +8,11 @@ from jobs.bench.rates import (
     best_split,
     clips_for,
     crew_rate,
+    decoders_beside,
     growth,
     ratios,
     separate_bound,
     shared_bound,
-    slope,
     slots_for,
 )
 
@@ -72,12 +72,6 @@ def test_growth_leaves_out_what_only_one_side_has() -> None:
     }
 
 
-def test_the_middle_of_a_run_is_blind_to_filling_and_draining() -> None:
-    done = [(10.0, 10), *((10.0 + second, 10) for second in range(1, 9)), (60.0, 10)]
-    assert slope(done) == pytest.approx(10.0)
-    assert slope([(1.0, 5)]) == 0.0
-
-
 def test_isolation_is_the_median_of_paired_quotients() -> None:
     found = cost([0.11, 0.24, 0.9], [0.10, 0.20, 0.3], views=2)
     assert (found.videos, found.child_ms, found.in_process_ms) == (3, pytest.approx(120.0), pytest.approx(100.0))
@@ -86,3 +80,11 @@ def test_isolation_is_the_median_of_paired_quotients() -> None:
 
 def test_processor_time_is_told_per_clip() -> None:
     assert run("naive", 4.0).to_json()["cpu_per_clip"] == 0.5
+
+
+def test_decoders_beside_teachers_are_the_share_of_the_cores_that_decoding_needs() -> None:
+    assert decoders_beside(a=14.0, b=5.6, cores=2) == 1  # 29 % of two
+    assert decoders_beside(a=10.0, b=10.0, cores=2) == 1
+    assert decoders_beside(a=10.0, b=10.0, cores=16) == 8
+    assert decoders_beside(a=4.0, b=12.0, cores=16) == 12
+    assert decoders_beside(a=1000.0, b=1.0, cores=2) == 1
