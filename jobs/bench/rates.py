@@ -71,9 +71,9 @@ def crew_rate(workers: Sequence[Done]) -> float:
 
 
 def best_split(measured: Mapping[int, float]) -> int:
-    """The number of processes with the highest rate; the smaller one where a larger is less than 1 % better."""
+    """The number of processes with the highest rate; the smaller one where a larger is less than 3 % better."""
     top = max(measured.values())
-    return min(count for count, rate in measured.items() if rate >= 0.99 * top)
+    return min(count for count, rate in measured.items() if rate >= 0.97 * top)
 
 
 def decoders_beside(a: float, b: float, cores: int) -> int:

@@ -114,7 +114,7 @@ class Study:
             shared = replace(self._shared(load, device), name=name, decoders=a, teachers=b)
             if name == "shared":
                 beside = decoders_beside(splits["decode"].rate, splits["teacher"].rate, CORES)
-                shared = replace(shared, decoders=beside)
+                shared = replace(shared, decoders=beside, teachers=min(b, CORES))
             if name == "simulated":
                 teacher, rate = simulated(self.work, load, splits["decode"].rate)
                 shared = replace(shared, teacher=teacher, teachers=1, device_rate=rate)

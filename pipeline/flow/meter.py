@@ -89,7 +89,8 @@ class Meter:
 
     @property
     def quarantined(self) -> Counter[str]:
-        return sum((tally.quarantined for tally in self.tallies), Counter[str]())
+        """Videos by reason; one that stands in both plans is one video."""
+        return Counter({video: why for tally in self.tallies for video, why in tally.quarantined.items()}.values())
 
     @property
     def waited_share(self) -> float:

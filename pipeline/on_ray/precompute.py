@@ -26,6 +26,7 @@ from pipeline.errors import JobError
 from pipeline.on_ray.capacity import READ_CPUS, Demand
 from pipeline.on_ray.forget import forget_block_statistics
 from pipeline.on_ray.source import MicroBatches
+from pipeline.on_ray.unhurried import do_not_hurry
 
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
@@ -122,6 +123,7 @@ def _configure(pools: Pools) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     forget_block_statistics(context)
+    do_not_hurry(context)
     context.raise_original_map_exception = True
     # One row is one block, from the first stage to the last: a row is what an actor takes, and what is done again.
     context.target_max_block_size = 1

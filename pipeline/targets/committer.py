@@ -6,7 +6,6 @@ its number.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +44,7 @@ class _Open:
 
 @dataclass
 class Tally:
-    """What was committed: for progress and the summary."""
+    """What was committed: for progress and the summary. `quarantined`: reason by video_id."""
 
     shards: int = 0
     videos: int = 0
@@ -53,7 +52,7 @@ class Tally:
     frames_bytes: int = 0
     targets_bytes: int = 0
     halved: int = 0
-    quarantined: Counter[str] = field(default_factory=Counter)
+    quarantined: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -200,7 +199,8 @@ class ShardCommitter:
         self.tally.videos += len(set(views))
         self.tally.views += sum(video not in lost for video in views)
         if fresh:
-            self.tally.quarantined.update(bad.column("reason").to_pylist())
+            reasons = bad.column("reason").to_pylist()
+            self.tally.quarantined |= dict(zip(bad.column("video_id").to_pylist(), reasons, strict=True))
 
 
 def _good(slots: list[list[Slot]], lost: set[str]) -> list[list[int]]:

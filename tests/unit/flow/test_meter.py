@@ -1,6 +1,5 @@
 """What a precompute job says of itself: sums over rows and commits, shares of time, the table at the end."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -16,8 +15,9 @@ def played(monkeypatch: pytest.MonkeyPatch, **more: Any) -> Meter:
     """Two micro-batches of 4 and 2 clips, 10 s after each other, by two decode actors."""
     clock = iter((100.0, 110.0, 120.0, 120.0))
     monkeypatch.setattr("pipeline.flow.meter.time.monotonic", lambda: next(clock))
-    first = Tally(shards=1, videos=3, views=4, frames_bytes=50, targets_bytes=7, quarantined=Counter(deadline=1))
-    second = Tally(shards=1, videos=1, views=1, targets_bytes=1, halved=1, quarantined=Counter(deadline=1, codec=2))
+    first = Tally(shards=1, videos=3, views=4, frames_bytes=50, targets_bytes=7, quarantined={"a": "deadline"})
+    again = {"a": "deadline", "b": "deadline", "c": "codec", "d": "codec"}  # "a" stands in both plans
+    second = Tally(shards=1, videos=1, views=1, targets_bytes=1, halved=1, quarantined=again)
     meter = Meter("precompute", 6, [first, second], metered=False, **more)
     meter.begin(Pools(Demand("decode actors", 2, 1.0), Demand("teacher actors", 1, 1.0)))
     row = {"decode_s": 8.0, "teacher_s": 3.0, "idle_s": 1.0, "retries": 1, "in_flight": 5}

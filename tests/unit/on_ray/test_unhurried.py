@@ -1,0 +1,55 @@
+"""How long the driver pauses between two looks for finished work; the clock is made up."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray.data import DataContext
+
+from pipeline.on_ray.unhurried import LONGEST, Unhurried, do_not_hurry
+
+
+def after(every: float, tasks: int = 100) -> float:
+    """The pause once so many tasks were finished, one each `every` seconds."""
+    pacer = Unhurried()
+    for number in range(1, tasks + 1):
+        pause = pacer.pause(number, number * every)
+    return pause
+
+
+def test_nothing_is_waited_for_before_two_tasks_are_finished() -> None:
+    pacer = Unhurried()
+    assert pacer.pause(0, 5.0) == 0.0
+    assert pacer.pause(1, 50.0) == 0.0
+
+
+def test_the_pause_is_a_part_of_the_time_between_tasks_and_never_long() -> None:
+    assert after(0.4) == pytest.approx(0.1, rel=1e-3)
+    assert after(0.001) == pytest.approx(0.00025, rel=1e-3)
+    assert after(60.0) == LONGEST
+
+
+def test_a_look_at_which_nothing_is_new_changes_nothing_and_several_tasks_share_their_time() -> None:
+    pacer = Unhurried()
+    pacer.pause(1, 0.0)
+    first = pacer.pause(5, 2.0)  # 0.5 s each, weight 0.1
+    assert first == pytest.approx(0.25 * 0.05)
+    assert pacer.pause(5, 9.0) == first
+
+
+def test_a_step_sleeps_for_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("pipeline.on_ray.unhurried.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.on_ray.unhurried.time.sleep", slept.append)
+    pacer, state = Unhurried(), SimpleNamespace(num_completed_tasks=1)
+    for finished in (1, 11):
+        state.num_completed_tasks = finished
+        pacer.on_execution_step(SimpleNamespace(_topology={"map": state}))
+    assert slept == [0.0, pytest.approx(0.25 * 0.1)]
+
+
+def test_it_is_registered_once() -> None:
+    context = DataContext()
+    do_not_hurry(context)
+    do_not_hurry(context)
+    assert context.custom_execution_callback_classes.count(Unhurried) == 1
