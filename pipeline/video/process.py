@@ -1,6 +1,7 @@
 """A child process that answers messages, one request at a time, each with a deadline, and can be killed."""
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -107,6 +108,13 @@ class ChildProcess:
     def alive(self) -> bool:
         """False once the child has ended, for whatever reason."""
         return self._process.poll() is None
+
+    def resident(self) -> int:
+        """Bytes of memory that the child holds; 0 where the system does not tell."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):  # no such system, or the process is gone
+            return 0
 
     def tail(self) -> str:
         """The end of what the child wrote to stderr during the last request."""

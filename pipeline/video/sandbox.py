@@ -35,6 +35,10 @@ from pipeline.video.wire import Message, views_from_message
 
 # So often may others end the child of one video before storage or memory, not the video, is said to be at fault.
 MAX_KILLS = 3
+# Decoders lose memory: decord 0.6 about 25 kB with each file that it opens. Before that is taken for the need of an
+# innocent video, the child is replaced: after so many videos, or earlier where it holds so many bytes between two.
+RENEW_AFTER = 1000
+RENEW_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class _Problem:
 class DecodeChild:
     """Decodes one video after the other in a child process, which is started when needed and reused.
 
-    `deadline` seconds hold for each reader's attempt. For one thread at a time. ConfigError where the library of a
-    reader is not installed.
+    `deadline` seconds hold for each reader's attempt. A child is replaced after `renew_after` videos, or where it holds
+    `renew_bytes` of memory between two. For one thread at a time. ConfigError where the library of a reader is not
+    installed.
     """
 
     def __init__(
@@ -68,13 +73,16 @@ class DecodeChild:
         fallback: str | None = "pyav",
         deadline: float = 20.0,
         limits: Limits = Limits(),
+        renew_after: int = RENEW_AFTER,
+        renew_bytes: int = RENEW_BYTES,
     ) -> None:
         self.readers = tuple(dict.fromkeys(name for name in (reader, fallback) if name))
         for name in self.readers:
             require_reader(name)
         self.deadline, self.limits = deadline, limits
+        self.renew_after, self.renew_bytes = renew_after, renew_bytes
         self._process: ChildProcess | None = None
-        self._kills = 0
+        self._kills = self._served = 0
 
     def decode(self, path: str | Path, views: Sequence[View], policy: ViewPolicy) -> list[RasterView] | DecodeFailure:
         """All views of a video in their order, or why there are none. `path` may be an address like s3://bucket/key.
@@ -83,6 +91,7 @@ class DecodeChild:
         ours.
         """
         self._kills = 0
+        self._renew()
         try:
             with local_copy(path, self.limits) as local:
                 return self._decode(local, views, policy)
@@ -167,6 +176,14 @@ class DecodeChild:
             message = f"decode children keep being ended by others ({gone.ending}), as when memory runs out"
             raise OSError(errno.ENOMEM, message, str(path)) from gone
 
+    def _renew(self) -> None:
+        """End a child that has done its share."""
+        if self._process is None:
+            return
+        self._served += 1
+        if self._served >= self.renew_after or self._process.resident() >= self.renew_bytes:
+            self.close()
+
     def _running(self) -> ChildProcess:
         """The child, with its first reader loaded: that takes seconds for some, which no video has to answer for."""
         if self._process is not None and not self._process.alive():
@@ -174,6 +191,7 @@ class DecodeChild:
         if self._process is None:
             memory = str(self.limits.memory_bytes)
             self._process = ChildProcess("pipeline.video.child", [memory], DECORD_ENVIRONMENT)
+            self._served = 0
             load = {"do": "load", "reader": self.readers[0], **self._terms(), "deadline": START_SECONDS}
             header, _ = self._process.ask(load, START_SECONDS)
             _raise_others(header, self.readers[0])

@@ -69,6 +69,21 @@ def test_one_child_serves_many_videos(child: DecodeChild, videos: dict[str, Path
     assert child.pid == pid
 
 
+@pytest.mark.parametrize(("limit", "children"), [({"renew_after": 2}, 3), ({"renew_bytes": 1}, 5), ({}, 1)])
+def test_a_child_that_did_its_share_is_replaced_and_nothing_changes(mp4: Path, limit: dict[str, int], children: int):
+    policy = ViewPolicy("train", (16, 16), 2)
+    views = [draw(policy, "v#1of1", 0)]
+    with DecodeChild(**limit) as child:
+        outcomes, pids = [], []
+        for _ in range(5):
+            outcomes.append(child.decode(mp4, views, policy))
+            pids.append(pid_of(child))
+    assert len(dict.fromkeys(pids)) == children
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    for (view,) in outcomes:
+        np.testing.assert_array_equal(view.frames, outcomes[0][0].frames)
+
+
 def test_a_file_that_decord_refuses_comes_from_pyav(child: DecodeChild, videos: dict[str, Path], tmp_path: Path):
     cut = cut_without_encoding(videos["mpeg4_b_frames.mp4"], tmp_path / "cut.mp4", key=1)
     outcome = child.decode(cut, VIEWS, POLICY)
