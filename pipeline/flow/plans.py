@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifacts.files import folders
 from pipeline.artifacts.layout import read_about, write_about
@@ -149,7 +151,7 @@ def _tables(
     )
     empty = known.slice(0, 0)
     changed = section.noise.kind != "none"
-    return pa.Table.from_pylist(rows, schema=MANIFEST), known if changed else empty, classes
+    return rows, known if changed else empty, classes
 
 
 def _given_labels(
@@ -175,34 +177,50 @@ def _rows(
     labels: np.ndarray,
     classes: tuple[str, ...],
     before: Manifest | None,
-) -> list[dict[str, Any]]:
-    known = {} if before is None else {row["video_id"]: row for row in before.table.to_pylist()}
-    names = clean_names(labels, classes)
-    fresh = [entry for entry in entries if not _same(entry, known.get(entry.video_id))]
-    facts = probe_many(root, [(entry.uri, entry.size) for entry in fresh])
-    probed = {entry.video_id: vars(found) for entry, found in zip(fresh, facts, strict=True)}
-    rows = []
-    for entry, label, name in zip(entries, labels, names, strict=True):
-        row: dict[str, Any] = {
-            "video_id": entry.video_id,
-            "uri": entry.uri,
-            "split": splits[entry.video_id],
-            "group": entry.group,
-        }
-        row |= {"label": int(label) if label >= 0 else None, "label_name": name}
-        row |= {"bytes": entry.size, "etag": entry.etag}
-        said = probed.get(entry.video_id) or known[entry.video_id]
-        rows.append(row | {field: said[field] for field in Facts.__dataclass_fields__})
-    return rows
+) -> pa.Table:
+    """The manifest's table, column by column: as rows of Python objects a million videos would take gigabytes."""
+    listed: dict[str, Any] = {
+        "video_id": pa.array([entry.video_id for entry in entries], pa.string()),
+        "uri": pa.array([entry.uri for entry in entries], pa.string()),
+        "label": pa.array(labels.astype(np.int32), mask=labels < 0),
+        "label_name": pa.array(clean_names(labels, classes), pa.string()),
+        "split": pa.array([splits[entry.video_id] for entry in entries], pa.string()),
+        "group": pa.array([entry.group for entry in entries], pa.string()),
+        "bytes": pa.array([entry.size for entry in entries], pa.int64()),
+        "etag": pa.array([entry.etag for entry in entries], pa.string()),
+    }
+    stood = MANIFEST.empty_table() if before is None else before.table
+    columns = listed | _facts(root, entries, listed, stood)
+    return pa.table({name: columns[name] for name in MANIFEST.names}, schema=MANIFEST)
 
 
-def _same(entry: Entry, old: dict[str, Any] | None) -> bool:
-    return old is not None and (old["bytes"], old["etag"]) == (entry.size, entry.etag)
+def _facts(root: Path, entries: list[Entry], listed: Mapping[str, pa.Array], stood: pa.Table) -> dict[str, pa.Array]:
+    """What the headers claim: as it stood, and read from those files that are new or changed."""
+    at = pc.index_in(listed["video_id"], value_set=stood.column("video_id").combine_chunks())
+
+    def old(name: str) -> pa.Array:
+        return stood.column(name).combine_chunks().take(at)
+
+    same = pc.and_(pc.equal(old("bytes"), listed["bytes"]), pc.equal(old("etag"), listed["etag"])).fill_null(False)
+    fresh = pc.invert(same)
+    rows = np.flatnonzero(fresh.to_numpy(zero_copy_only=False)).tolist()
+    facts = probe_many(root, [(entries[row].uri, entries[row].size) for row in rows])
+    found = {}
+    for name in Facts.__dataclass_fields__:
+        read = pa.array([getattr(each, name) for each in facts], MANIFEST.field(name).type)
+        found[name] = pc.replace_with_mask(old(name), fresh, read)
+    return found
 
 
 def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
     table = manifest.table
     ids = tuple(table.column("video_id").to_pylist())
+
+    def names(column: str) -> tuple[str, ...]:
+        """Mostly the ids themselves: kept once."""
+        same = table.column(column).equals(table.column("video_id"))
+        return ids if same else tuple(map(sys.intern, table.column(column).to_pylist()))
+
     known = dict(zip(*(manifest.clean.column(name).to_pylist() for name in ("video_id", "clean_label")), strict=True))
     clean = np.array([known.get(name) if known.get(name) is not None else -1 for name in ids], np.int64)
     return Videos(
@@ -210,11 +228,11 @@ def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
         key=key,
         classes=manifest.classes,
         ids=ids,
-        uris=tuple(table.column("uri").to_pylist()),
+        uris=names("uri"),
         labels=column(table, "label", fill=-1).astype(np.int64),
         clean=clean,
-        splits=tuple(table.column("split").to_pylist()),
-        groups=tuple(table.column("group").to_pylist()),
+        splits=names("split"),
+        groups=names("group"),
         sources=tuple(
             f"{size}:{etag}" for size, etag in zip(table["bytes"].to_pylist(), table["etag"].to_pylist(), strict=True)
         ),
@@ -262,5 +280,4 @@ def _update(context: Context, videos: Videos, name: str, retry: Collection[Burie
 
 
 def _view(videos: Videos, plan: Plan) -> PlanView:
-    uris = dict(zip(videos.ids, videos.uris, strict=True))
-    return PlanView(videos.root, plan.shards, frozenset(plan.tombstones), uris)
+    return PlanView(videos.root, plan.shards, frozenset(plan.tombstones), videos.uri_of)

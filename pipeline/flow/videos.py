@@ -1,7 +1,8 @@
 """The manifest as the steps read it: one row per video, classes by name, and digests of the columns that were read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,11 @@ class Videos:
     groups: tuple[str, ...]
     sources: tuple[str, ...]
     frames: tuple[int | None, ...]
+
+    @cached_property
+    def uri_of(self) -> Mapping[str, str]:
+        """uri of each video_id."""
+        return dict(zip(self.ids, self.uris, strict=True))
 
     def of(self, *splits: str) -> list[int]:
         """Positions of the videos of these splits."""

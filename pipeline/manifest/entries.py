@@ -6,7 +6,8 @@ import io
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ SUFFIXES = frozenset(
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A video: id, path relative to the root ('/' between folders), label name or None, group, split or None.
 
@@ -101,13 +102,24 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
-    """Column names and rows of a CSV with a header; InputError where it is missing or not UTF-8 text."""
+def read_csv(path: Path) -> tuple[list[str], Iterator[dict[str, str | None]]]:
+    """Column names and rows, one by one, of a CSV with a header; InputError where it is missing or not UTF-8 text."""
     data = read_if_present(path)
     if data is None:
         raise InputError(f"{path} not found")
-    try:
+    with _csv_errors(path):
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-        return list(reader.fieldnames or ()), list(reader)
+        return list(reader.fieldnames or ()), _csv_rows(path, reader)
+
+
+def _csv_rows(path: Path, reader: "csv.DictReader[str]") -> Iterator[dict[str, str | None]]:
+    with _csv_errors(path):
+        yield from reader
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV in UTF-8 ({error}); save it as UTF-8") from error

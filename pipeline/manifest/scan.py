@@ -1,5 +1,6 @@
 """From a folder of videos to entries: class folders, a CSV, or the published layouts of UCF101, HMDB51, Kinetics."""
 
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -106,4 +107,5 @@ def _listed_entry(tree: Tree, where: str, row: dict[str, str]) -> Entry:
         raise InputError(f"{where}: {row['path']} does not exist below {tree.root}")
     split = split_name(row["split"], where) if row["split"] else None
     video_id = row["video_id"] or uri
-    return Entry(video_id, uri, row["label"] or None, row["group"] or video_id, split, *found)
+    label = sys.intern(row["label"]) or None  # a few names, many rows
+    return Entry(video_id, uri, label, row["group"] or video_id, split, *found)

@@ -21,18 +21,19 @@ def assign_splits(
 
 
 def _given(entries: Sequence[Entry]) -> dict[str, str]:
-    sides: dict[str, set[str]] = {}
+    sides: dict[str, str] = {}
+    torn_sides: dict[str, set[str]] = {}
     for entry in entries:
-        if entry.split is not None:
-            sides.setdefault(entry.group, set()).add(entry.split)
-    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
-    if torn:
-        both = " and ".join(sorted(sides[torn[0]]))
+        if entry.split is not None and sides.setdefault(entry.group, entry.split) != entry.split:
+            torn_sides.setdefault(entry.group, {sides[entry.group]}).add(entry.split)
+    if torn_sides:
+        torn = sorted(torn_sides)
+        both = " and ".join(sorted(torn_sides[torn[0]]))
         raise InputError(
             f"{len(torn)} groups stand on two sides, for example {torn[0]!r} in {both}: videos of one group are alike, "
             "so a test on them would be too kind; give each group one split"
         )
-    return {group: next(iter(splits)) for group, splits in sides.items()}
+    return sides
 
 
 def _held_out(group: str, split: str, share: float, seed: int) -> str:
