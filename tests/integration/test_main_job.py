@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load
 
 from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.dataset import open_dataset
@@ -227,7 +228,9 @@ def test_ten_more_videos_plan_decode_and_label_exactly_those_ten(main: Main, giv
     assert "10 new videos" in second.err.replace("plan eval", "")
 
 
-def test_a_teacher_with_permuted_classes_gives_the_identical_student(main: Main, given: dict, tmp_path: Path) -> None:
+def test_a_teacher_with_permuted_classes_gives_the_same_student(main: Main, given: dict, tmp_path: Path) -> None:
+    """The same but for rounding: on some processors a product's last bits depend on the column in which it stands, and
+    twelve steps of Adam made 0.7 % of that; students of other settings lie 24 % and more apart."""
     from pipeline.models.network import VideoNetwork
     from pipeline.models.registry import build_network
     from pipeline.models.weights import load_network, save_network
@@ -251,7 +254,8 @@ def test_a_teacher_with_permuted_classes_gives_the_identical_student(main: Main,
         done = drive([*arguments("distill", DEBUG, sets), "--local"], env=main.head.env)
         assert done.code == 0, done.err[-3000:]
         students.append(weights(main.workspace, Path(done.last).name))
-    assert students[0] == students[1]
+    one, two = (torch.cat([value.flatten() for _, value in sorted(load(each).items())]) for each in students)
+    assert (one - two).norm() < 0.05 * one.norm()
 
 
 def known_head(network) -> str:
