@@ -37,7 +37,7 @@ check: install  ## Style, types and layer contracts only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install  ## The longer runs: the demo from nothing and again, kills at more places (about 40 minutes)
+soak: install  ## The longer runs: the demo from nothing and again, kills at more places (more than half an hour)
 	$(BIN)/python -m pytest -m soak tests
 
 clean:  ## Remove .venv and caches; ./workspace stays (delete it by hand)

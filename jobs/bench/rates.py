@@ -71,16 +71,13 @@ def crew_rate(workers: Sequence[Done]) -> float:
 
 
 def best_split(measured: Mapping[int, float]) -> int:
-    """The number of processes with the highest rate; the smaller one where a larger is less than 3 % better."""
+    """The number of processes with the highest rate; the smaller one where a larger is less than 1 % better."""
     top = max(measured.values())
-    return min(count for count, rate in measured.items() if rate >= 0.97 * top)
+    return min(count for count, rate in measured.items() if rate >= 0.99 * top)
 
 
 def decoders_beside(a: float, b: float, cores: int) -> int:
-    """Decoders of a pipeline that shares its cores with as many teachers: decoding's share of them, rounded up.
-
-    More of them only decode ahead, and take the caches from the teachers while they do.
-    """
+    """Decoders on `cores` that teachers share: decoding's part of them, rounded up; more would only decode ahead."""
     share = (1.0 / a) * shared_bound(a, b)
     return max(1, math.ceil(share * cores - 1e-9))
 

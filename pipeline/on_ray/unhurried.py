@@ -14,7 +14,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 SHARE = 0.25  # of the mean time between finished tasks
 LONGEST = 0.25  # seconds
-MEMORY = 0.9  # of the mean's past, at each new finish
+MEMORY = 0.9  # of the mean's past, at each new finish that came later than it; an earlier one counts at once
 
 
 class Unhurried(ExecutionCallback):
@@ -35,7 +35,7 @@ class Unhurried(ExecutionCallback):
         if finished > self._finished:
             if self._seen is not None:
                 fresh = (now - self._seen) / (finished - self._finished)
-                self._between = MEMORY * self._between + (1.0 - MEMORY) * fresh
+                self._between = min(fresh, MEMORY * self._between + (1.0 - MEMORY) * fresh)
             self._finished, self._seen = finished, now
         return min(LONGEST, SHARE * self._between)
 

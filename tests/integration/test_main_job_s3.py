@@ -1,14 +1,13 @@
-"""The whole way with the store and the videos in an object store: nothing of it lies on this machine's disks."""
+"""The whole way with the store and the videos in an object store; runs and reports stay in the workspace."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from s3fs import S3FileSystem
 
 from tests.integration.conftest import DEBUG, Main
-from tests.support.driver import Finished, arguments, drive, files, summary
+from tests.support.driver import Finished, arguments, drive, files, summary, weights
 from tests.support.servers import BUCKET, S3, s3_server
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
@@ -20,19 +19,13 @@ def server(main: Main, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]
     at = main.head.store
     folder = tmp_path_factory.mktemp("s3-main")
     with s3_server(folder, port=at.port, key=at.key, secret=at.secret) as started:
-        _client(started).put(str(main.root), f"{BUCKET}/clips", recursive=True)
+        started.client().put(str(main.root), f"{BUCKET}/clips", recursive=True)
         yield started
-
-
-def _client(server: S3) -> Any:
-    way = {"endpoint_url": server.env["AWS_ENDPOINT_URL"], "region_name": "us-east-1"}
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    return S3FileSystem(key=server.key, secret=server.secret, client_kwargs=way, **options)
 
 
 def _objects(server: S3) -> dict[str, Any]:
     """Every stored object with when it came."""
-    found = _client(server).find(f"{BUCKET}/store", detail=True)
+    found = server.client().find(f"{BUCKET}/store", detail=True)
     return {name: (info["size"], info["LastModified"]) for name, info in found.items()}
 
 
@@ -46,7 +39,7 @@ def test_the_whole_way_on_an_object_store_gives_the_student_of_a_folder(main: Ma
     assert first.code == 0, first.err[-4000:]
     told, local = summary(first.last), summary(main.workspace / "runs" / "debug")
     assert _table(told) == _table(local)
-    assert _weights(server, told["keys"]["student"]) == _local_weights(main, local["keys"]["student"])
+    assert _weights(server, told["keys"]["student"]) == weights(main.workspace, local["keys"]["student"])
     assert not (tmp_path / "store").exists()
     before, here = _objects(server), files(tmp_path)
     second = _run(main, tmp_path)
@@ -60,9 +53,5 @@ def _table(told: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _weights(server: S3, key: str) -> bytes:
-    client = _client(server)
+    client = server.client()
     return bytes(client.cat_file(client.glob(f"{BUCKET}/store/models/{key}/*/model.safetensors")[0]))
-
-
-def _local_weights(main: Main, key: str) -> bytes:
-    return next((main.workspace / "store" / "models" / key).glob("*/model.safetensors")).read_bytes()

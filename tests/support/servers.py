@@ -76,6 +76,14 @@ class S3:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def client(self) -> Any:
+        """A client of its files that caches nothing."""
+        from s3fs import S3FileSystem
+
+        way = {"endpoint_url": self.env["AWS_ENDPOINT_URL"], "region_name": "us-east-1"}
+        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+        return S3FileSystem(key=self.key, secret=self.secret, client_kwargs=way, **options)
+
     def start(self) -> None:
         """Start it (again, on the same ports and files); returns when it answers."""
         named = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "admin") for kind in ("", ".grpc")]

@@ -1,7 +1,6 @@
 """The store is an S3 server that is not well: the same tables as in a local folder, or exit 1 and nothing lost."""
 
 import time
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ def ailing_store(stage: Stage) -> Ended:
         with faulty(server, folder, port=at.port, unavailable=7, lost=9, slow=12) as way:
             survived = _run(stage, server, "faults", away=2)
             faults = way.made()
-        _store(server).get(f"{BUCKET}/faults", str(folder / "faults" / "store"), recursive=True)
+        server.client().get(f"{BUCKET}/faults", str(folder / "faults" / "store"), recursive=True)
     assert min(faults[name] for name in ("unavailable", "lost", "slow")) > 0, faults
     return Ended(folder, drivers=[survived])
 
@@ -34,7 +33,7 @@ def lost_store(stage: Stage) -> Ended:
             failed = _run(stage, server, "outage", away=None)
             server.start()
             completed = _start(stage, "outage").end()
-        _store(server).get(f"{BUCKET}/outage", str(folder / "outage" / "store"), recursive=True)
+        server.client().get(f"{BUCKET}/outage", str(folder / "outage" / "store"), recursive=True)
     return Ended(folder, drivers=[failed, completed])
 
 
@@ -53,16 +52,8 @@ def _start(stage: Stage, name: str) -> Run:
     return stage.start(stage.workspace(f"ailing-{name}"), storage__root=f"s3://{BUCKET}/{name}")
 
 
-def _store(server: S3) -> Any:
-    from s3fs import S3FileSystem
-
-    way = {"endpoint_url": server.env["AWS_ENDPOINT_URL"], "region_name": "us-east-1"}
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    return S3FileSystem(key=server.key, secret=server.secret, client_kwargs=way, **options)
-
-
 def _wait_for_parts(run: Run, server: S3, name: str, count: int) -> None:
-    store = _store(server)
+    store = server.client()
 
     def written() -> bool:
         assert run.process.poll() is None, run.said()

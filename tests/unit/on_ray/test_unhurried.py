@@ -36,6 +36,13 @@ def test_a_look_at_which_nothing_is_new_changes_nothing_and_several_tasks_share_
     assert pacer.pause(5, 9.0) == first
 
 
+def test_after_a_slow_start_fast_tasks_are_not_kept_waiting() -> None:
+    pacer = Unhurried()
+    pacer.pause(1, 0.0)
+    assert pacer.pause(2, 60.0) == LONGEST
+    assert pacer.pause(3, 60.01) == pytest.approx(0.0025)
+
+
 def test_a_step_sleeps_for_the_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     clock = iter([0.0, 10.0])
