@@ -229,8 +229,8 @@ def test_ten_more_videos_plan_decode_and_label_exactly_those_ten(main: Main, giv
 
 
 def test_a_teacher_with_permuted_classes_gives_the_same_student(main: Main, given: dict, tmp_path: Path) -> None:
-    """The same but for rounding: on some processors a product's last bits depend on the column in which it stands, and
-    twelve steps of Adam made 0.7 % of that; students of other settings lie 24 % and more apart."""
+    """Not bit for bit: on some processors a product's last bits depend on the column in which it stands. There the two
+    were 0.7 % apart after twelve steps, students of other settings 24 % and more."""
     from pipeline.models.network import VideoNetwork
     from pipeline.models.registry import build_network
     from pipeline.models.weights import load_network, save_network
