@@ -1,26 +1,27 @@
-"""What the step commands do: walk the way up to their step and return its artefact."""
+"""What the step commands do: open the context, walk the way up to their step, return its artefact."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.recipe import Recipe
 
-Walk = Callable[[Any], Path]
 
-
-def walk(recipe: Recipe, name: str, to: Walk, *, local: bool = False, retry: Sequence[str] | None = None) -> Path:
-    """Open the context, scan, walk to a step, close; a failure closes the MLflow run as failed.
-
-    `retry`: reasons for which quarantined videos are planned again, () for all, None for none.
-    """
-    from pipeline.flow.context import Context
+def walk(recipe: Recipe, name: str, to: Callable[[Any], Path], *, local: bool = False) -> Path:
+    """Scan and plan, then walk `to` a step."""
     from pipeline.flow.run import begin
+
+    return within(recipe, name, lambda context: to(begin(context)), local=local)
+
+
+def within(recipe: Recipe, name: str, work: Callable[[Any], Path], *, local: bool = False) -> Path:
+    """Open the context, `work`, close; a failure closes the MLflow run as failed."""
+    from pipeline.flow.context import Context
 
     context = Context.open(recipe, name, local=local)
     failed = True
     try:
-        path = to(begin(context, retry))
+        path = work(context)
         failed = False
         return path
     finally:

@@ -36,9 +36,9 @@ def main(
     """
 
     def work(resolved: "Recipe", name: str) -> Path:
-        from jobs.commands import walk
+        from jobs.commands import within
         from pipeline.flow.run import precompute
 
-        return walk(resolved, name, precompute, retry=retry_quarantined)
+        return within(resolved, name, lambda context: precompute(context, retry_quarantined))
 
     start(recipe, sets, dry_run, print_config, work, probe=True)

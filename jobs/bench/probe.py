@@ -35,6 +35,7 @@ def command(recipe: str, out: str, profile: str = "") -> None:
         if ended.code:
             raise
     facts: dict[str, Any] = {"seconds": time.monotonic() - began, "peak_mib": peak_mib()}
+    facts["planner_peak_mib"] = peak_mib(resource.RUSAGE_CHILDREN)
     facts["imported"] = [name for name in HEAVY if name in sys.modules]
     if profiler:
         facts["profile"] = _top(profiler)
@@ -64,15 +65,19 @@ def synthetic(plan: str, targets: str, views: str) -> None:
 
 def plan(folder: str, targets: str, out: str, views: str) -> None:
     """Each part with its seconds and the memory of this process behind it."""
+    import pyarrow as pa
+
     from pipeline.flow.open_plan import OpenPlan
     from pipeline.flow.plans import PlanView
     from pipeline.manifest.plan import difference, read_plan
+    from pipeline.manifest.uris import Uris
 
     given = sources(int(views))
     steps: dict[str, Any] = {"the manifest's side, as it is passed": {"seconds": 0.0, "mib": now_mib()}}
     found = _timed(steps, "read the plan", lambda: read_plan(Path(folder)))
     new, buried = _timed(steps, "compare it with the manifest", lambda: difference(found, given))
-    view = PlanView(Path(folder), found.shards, frozenset(found.tombstones), {})
+    nowhere = Uris(pa.array([], pa.string()), pa.array([], pa.string()))
+    view = PlanView(Path(folder), found.shards, frozenset(found.tombstones), nowhere)
     frames = Path(targets) / "none"
     opened = _timed(steps, "look for open shards", lambda: OpenPlan("train", view, frames, False, (Path(targets),)))
     assert not new, f"{len(new)} videos are not planned"
@@ -87,8 +92,9 @@ def sources(views: int) -> dict[str, str]:
     return {video_name(n): f"{1_000_000 + n}:{1_700_000_000_000_000_000 + n}" for n in range(views // VIEWS_PER_VIDEO)}
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mib(whose: int = resource.RUSAGE_SELF) -> float:
+    """Of this process, or the largest of its children that have ended."""
+    return resource.getrusage(whose).ru_maxrss / 1024
 
 
 def now_mib() -> float:

@@ -1,7 +1,8 @@
 """Processor time and memory of a driver and all that it started, read from /proc (Linux) while they run.
 
-Kinds: driver; decode actor (a process that has a decode child); decode child; teacher actor (another worker of Ray);
-ray (raylet, control store, dashboard, idle workers). Shared memory (the object store) is counted apart.
+Kinds: driver; scan and plans (a process of its own in the first seconds); decode actor (a process that has a decode
+child); decode child; teacher actor (another worker of Ray); ray (raylet, control store, dashboard, idle workers).
+Shared memory (the object store) is counted apart.
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 PROC = Path("/proc")
 TICK = os.sysconf("SC_CLK_TCK")
 CHILD = "pipeline.video.child"
+PLANNER = "multiprocessing.spawn"  # scan and plans: the only process that a driver starts so
 STORE, WHOLE = "object store", "all together"
 
 
@@ -159,6 +161,8 @@ def _kind(found: Process, root: int, with_child: set[int]) -> str:
         return "driver"
     if CHILD in found.command:
         return "decode child"
+    if PLANNER in found.command:
+        return "scan and plans"
     if found.pid in with_child:
         return "decode actor"
     return "teacher actor" if found.command.startswith("ray::MapWorker") else "ray"

@@ -74,7 +74,8 @@ def _tables(real: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
     rows: list[tuple[object, object]] = [
         ("seconds of the process", real["whole_seconds"]),
         ("seconds of the command, Python started", real["seconds"]),
-        ("peak memory, MiB", real["peak_mib"]),
+        ("peak memory of the driver, MiB", real["peak_mib"]),
+        ("peak memory of the process that scans and plans, MiB", real["planner_peak_mib"]),
         ("torch or Ray imported", ", ".join(heavy) or "neither"),
         ("imported", ", ".join(real["imported"])),
     ]

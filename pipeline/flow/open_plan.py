@@ -92,9 +92,8 @@ class OpenPlan:
         shards = self.todo[:: max(1, len(self.todo) // count)][:count]
         each = -(-count // len(shards))
         found = (dict.fromkeys(self.table(shard).column("video_id").to_pylist()) for shard in shards)
-        return [
-            self.view.path(video) for videos in found for video in list(videos)[:: max(1, len(videos) // each)][:each]
-        ]
+        some = [video for videos in found for video in list(videos)[:: max(1, len(videos) // each)][:each]]
+        return list(self.view.paths(pa.array(some, pa.string())).to_pylist())
 
     def rows(self) -> Iterator[pa.Table]:
         """A table (schema ROWS) per open shard: one row per micro-batch."""
@@ -139,8 +138,8 @@ class OpenPlan:
         return table.filter(pc.is_in(table.column("micro_batch"), pc.unique(lives))).combine_chunks()
 
     def _uris(self, shard: str, videos: pa.Array) -> pa.Array:
-        buried = self.buried(shard)
-        return pa.array(("" if video in buried else self.view.path(video) for video in videos.to_pylist()), pa.string())
+        lives = pc.invert(pc.is_in(videos, pa.array(self.buried(shard), pa.string())))
+        return pc.replace_with_mask(pa.array([""] * len(videos)), lives, self.view.paths(videos.filter(lives)))
 
     def _parts(self, shard: str) -> dict[int, str]:
         """Committed frames by the number of their micro-batch, which stands in the name."""

@@ -29,7 +29,8 @@ from pipeline.manifest.plan import Buried, Plan, Shards, difference, extend_plan
 from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan as scan_folder
 from pipeline.manifest.split import assign_splits
-from pipeline.manifest.table import Manifest, class_names, read_manifest, write_manifest
+from pipeline.manifest.table import Manifest, class_names, read_manifest, read_uris, write_manifest
+from pipeline.manifest.uris import Uris
 from pipeline.video.views import view_keys
 
 LOG = logging.getLogger(__name__)
@@ -44,10 +45,11 @@ class PlanView:
     root: Path
     shards: Shards
     tombstones: frozenset[tuple[str, str]]
-    uris: Mapping[str, str]
+    uris: Uris
 
-    def path(self, video_id: str) -> str:
-        return f"{self.root}/{self.uris[video_id]}"
+    def paths(self, videos: pa.Array) -> pa.Array:
+        """Where the files of these videos lie."""
+        return pc.binary_join_element_wise(str(self.root), self.uris(videos), "/")
 
 
 def simulate_videos(recipe: Recipe) -> Path:
@@ -226,6 +228,7 @@ def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
     return Videos(
         root=root,
         key=key,
+        version=manifest.version,
         classes=manifest.classes,
         ids=ids,
         uris=names("uri"),
@@ -245,10 +248,22 @@ Retry = Callable[[str], Collection[Buried]]
 
 def update_plans(context: Context, videos: Videos, retry: Retry = lambda plan: ()) -> dict[str, PlanView]:
     """Extend both plans by what is new, bury what is gone or changed; `retry(plan)` is buried and planned again."""
-    return {plan: _update(context, videos, plan, retry(plan)) for plan in PLANS}
+    uris = Uris.of(pa.table({"video_id": videos.ids, "uri": videos.uris}))
+    return {plan: _view(context, _update(context, videos, plan, retry(plan)), uris) for plan in PLANS}
 
 
-def _update(context: Context, videos: Videos, name: str, retry: Collection[Buried]) -> PlanView:
+def stored_plans(context: Context, version: int) -> dict[str, PlanView]:
+    """Both plans as they are committed, over one version of the manifest; no more than that is read."""
+    recipe = context.recipe
+    uris = read_uris(manifest_step(recipe).folder(context.workspace), version)
+    return {plan: _view(context, read_plan(plan_step(recipe, plan).folder(context.workspace)), uris) for plan in PLANS}
+
+
+def _view(context: Context, plan: Plan, uris: Uris) -> PlanView:
+    return PlanView(manifest_root(context.recipe), plan.shards, frozenset(plan.tombstones), uris)
+
+
+def _update(context: Context, videos: Videos, name: str, retry: Collection[Buried]) -> Plan:
     recipe, timing = context.recipe, context.timing(f"plan {name}")
     step = plan_step(recipe, name)
     folder = step.folder(context.workspace)
@@ -256,28 +271,24 @@ def _update(context: Context, videos: Videos, name: str, retry: Collection[Burie
     stands = read_plan(folder)
     new, buried = difference(stands, sources, retry)
     timing.skipped = not new and not buried
-    if not timing.skipped:
-        policy, frames = view_policy(recipe, name), dict(zip(videos.ids, videos.frames, strict=True))
-        write_about(folder, describe(step))
-        with Lease(folder, owner()):
-            change = extend_plan(
-                folder,
-                sources,
-                lambda video_id: view_keys(video_id, policy, frames[video_id]),
-                shard_views=recipe.plan.shard_views,
-                micro_batch=recipe.plan.micro_batch,
-                retry=retry,
-            )
-        stands = read_plan(folder)
-        LOG.info(
-            "plan %s: %d new videos in %d new shards, %d tombstones",
-            name,
-            len(change.new_videos),
-            len(change.new_shards),
-            len(change.tombstones),
+    if timing.skipped:
+        return stands
+    policy, frames = view_policy(recipe, name), dict(zip(videos.ids, videos.frames, strict=True))
+    write_about(folder, describe(step))
+    with Lease(folder, owner()):
+        change = extend_plan(
+            folder,
+            sources,
+            lambda video_id: view_keys(video_id, policy, frames[video_id]),
+            shard_views=recipe.plan.shard_views,
+            micro_batch=recipe.plan.micro_batch,
+            retry=retry,
         )
-    return _view(videos, stands)
-
-
-def _view(videos: Videos, plan: Plan) -> PlanView:
-    return PlanView(videos.root, plan.shards, frozenset(plan.tombstones), videos.uri_of)
+    LOG.info(
+        "plan %s: %d new videos in %d new shards, %d tombstones",
+        name,
+        len(change.new_videos),
+        len(change.new_shards),
+        len(change.tombstones),
+    )
+    return read_plan(folder)

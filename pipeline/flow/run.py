@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
+from pipeline.flow.apart import apart
 from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
 from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
-from pipeline.flow.plans import PlanView, Retry, scan, update_plans
+from pipeline.flow.plans import PlanView, Retry, scan, stored_plans, update_plans
 from pipeline.flow.precompute import frames, refuse_without_frames, teacher_targets
 from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
+from pipeline.flow.step import Timing
 from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
 from pipeline.flow.videos import Videos, Views
@@ -55,11 +57,20 @@ def begin(context: Context, retry: Sequence[str] | None = None) -> Way:
 
     `retry`: plan quarantined videos again, those of these reasons (none named: all).
     """
+    _refuse_early(context)
+    videos, plans = _scan_and_plan(context, retry)
+    return Way(context, videos, plans)
+
+
+def _refuse_early(context: Context) -> None:
     preflight(context.recipe, local=context.local)
     check_targets(context.recipe)
+
+
+def _scan_and_plan(context: Context, retry: Sequence[str] | None) -> tuple[Videos, dict[str, PlanView]]:
     videos = scan(context)
     again: Retry = lambda plan: () if retry is None else quarantined(context, plan, retry)  # noqa: E731
-    return Way(context, videos, update_plans(context, videos, again))
+    return videos, update_plans(context, videos, again)
 
 
 def to_frames(way: Way) -> Way:
@@ -68,7 +79,7 @@ def to_frames(way: Way) -> Way:
     refuse_without_frames(way.context)
     teachers = _given(way)
     if teachers:
-        check_substages(way.context.recipe, _facts(way)["dims"])
+        check_substages(way.context.recipe, _facts(way.teacher)["dims"])
     way.views = frames(way.context, way.plans, teachers)
     if teachers:
         way.stored = _stored(way, teachers)
@@ -82,20 +93,40 @@ def _given(way: Way) -> list[Model]:
         return []
     teachers = given_teachers(way.context)
     way.teacher = teachers[0]
-    class_index(way)
+    class_index(way.context.recipe, way.teacher, way.videos.classes)
     return teachers
 
 
-def precompute(way: Way) -> Path:
+def precompute(context: Context, retry: Sequence[str] | None = None) -> Path:
     """All teachers' targets, and frames where they are cached; the folder of the main teacher's training targets.
 
-    With a given teacher nothing else is needed: no label, no other step. ConfigError where one is to be fitted and no
-    frames are cached.
+    With a given teacher nothing else is needed: no label, no other step, and of the manifest only where videos lie, so
+    the driver's memory hardly grows with their number. ConfigError where one is to be fitted and no frames are cached.
+    `retry` as for `begin`.
     """
-    if way.context.recipe.teacher.fit:
-        return to_targets(way).taught.targets.folders["train"]
-    steps = teacher_targets(way.context, way.plans, _given(way))
-    return steps[0]["train"].folder(way.context.workspace)
+    if context.recipe.teacher.fit:
+        return to_targets(begin(context, retry)).taught.targets.folders["train"]
+    _refuse_early(context)
+    planned = apart(_plan_alone, context, retry)
+    context.timings, context.keys = planned.timings, planned.keys
+    plans, teachers = stored_plans(context, planned.version), given_teachers(context)
+    class_index(context.recipe, teachers[0], planned.classes)
+    return teacher_targets(context, plans, teachers)[0]["train"].folder(context.workspace)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What precompute has to know of scan and plans; the rest is in the store. `version`: of the manifest."""
+
+    version: int
+    classes: tuple[str, ...]
+    timings: list[Timing]
+    keys: dict[str, str]
+
+
+def _plan_alone(context: Context, retry: Sequence[str] | None) -> Planned:
+    videos, _ = _scan_and_plan(context, retry)
+    return Planned(videos.version, videos.classes, context.timings, context.keys)
 
 
 def to_labels(way: Way) -> Way:
@@ -146,30 +177,29 @@ def to_cascade(way: Way) -> Way:
 
 def _stored(way: Way, teachers: list[Model]) -> Targets:
     steps = teacher_targets(way.context, way.plans, teachers)[0]
-    return pinned_targets(way.context, steps, {plan: way.plans[plan].tombstones for plan in steps}, class_index(way))
+    index = class_index(way.context.recipe, way.teacher, way.videos.classes)
+    return pinned_targets(way.context, steps, {plan: way.plans[plan].tombstones for plan in steps}, index)
 
 
-def class_index(way: Way) -> tuple[int, ...] | None:
+def class_index(recipe: Recipe, teacher: Model, classes: Sequence[str]) -> tuple[int, ...] | None:
     """Columns of a given teacher's logits in the manifest's class order; a fitted one has that order already."""
-    if way.context.recipe.teacher.fit:
+    if recipe.teacher.fit:
         return None
     from pipeline.models.classes import match_classes
 
-    facts, section = _facts(way), way.context.recipe.classes
-    index = match_classes(
-        facts["classes"] or facts["num_classes"], way.videos.classes, section.map, section.trust_order
-    )
+    facts, section = _facts(teacher), recipe.classes
+    index = match_classes(facts["classes"] or facts["num_classes"], classes, section.map, section.trust_order)
     columns = tuple(int(column) for column in index)
-    check_classes(way.context.recipe, columns, facts["num_classes"])
+    check_classes(recipe, columns, facts["num_classes"])
     return columns
 
 
-def _facts(way: Way) -> dict[str, Any]:
-    """model.json of the given teacher."""
+def _facts(teacher: Model) -> dict[str, Any]:
+    """model.json of a given teacher."""
     from pipeline.flow.step import content
     from pipeline.models.facts import read_facts
 
-    return read_facts(content(way.teacher.folder))
+    return read_facts(content(teacher.folder))
 
 
 def to_student(way: Way) -> Way:

@@ -1,8 +1,7 @@
 """The manifest as the steps read it: one row per video, classes by name, and digests of the columns that were read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ from pipeline.artifacts.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Videos:
-    """Columns of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`: bytes:etag; `frames`
-    as headers claim, None where they are silent."""
+    """Columns of one version of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`:
+    bytes:etag; `frames` as headers claim, None where they are silent."""
 
     root: Path
     key: str
+    version: int
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     uris: tuple[str, ...]
@@ -27,11 +27,6 @@ class Videos:
     groups: tuple[str, ...]
     sources: tuple[str, ...]
     frames: tuple[int | None, ...]
-
-    @cached_property
-    def uri_of(self) -> Mapping[str, str]:
-        """uri of each video_id."""
-        return dict(zip(self.ids, self.uris, strict=True))
 
     def of(self, *splits: str) -> list[int]:
         """Positions of the videos of these splits."""

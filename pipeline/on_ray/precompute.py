@@ -74,7 +74,7 @@ def stream(
     """
     _configure(pools)
     source = MicroBatches(shards, open_shards, pools.enough)
-    graph = ray.data.read_datasource(source, num_cpus=READ_CPUS)
+    graph = ray.data.read_datasource(source, num_cpus=READ_CPUS, concurrency=1, override_num_blocks=source.tasks)
     graph = _map(graph, frames, pools.decode)
     if teacher is not None and pools.teacher is not None:
         graph = _map(graph, teacher, pools.teacher)

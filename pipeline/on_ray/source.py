@@ -1,14 +1,16 @@
 """Where the precompute graph gets its rows: handed over by the driver, issued shard by shard, never too many at once.
 
-The rows of a shard lie compressed in the object store, so any node can issue them and no shared disk is needed. One
-task issues them one by one. Before the first row of a shard it asks the gate, which lets it pass while fewer than
-`limit` shards are open; the driver tells the gate what is finished. A task that is run again (its node was lost) issues
-the same rows in the same order, as Ray's retries need.
+The rows of a shard lie compressed in the object store, so any node can issue them and no shared disk is needed. A task
+issues them one by one, about a thousand, and then the next one goes on: the driver keeps some 2 kB for each until their
+task ends. Before the first row of a shard a task asks the gate, which lets it pass while fewer than `limit` shards are
+open; the driver tells the gate what is finished. A task that is run again (its node was lost) issues the same rows in
+the same order, as Ray's retries need.
 """
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
@@ -17,6 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+TASK_ROWS = 1024
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
@@ -34,7 +37,8 @@ class MicroBatches(Datasource):
         self._left: dict[Key, int] = {}
         self._open: dict[Key, set[int]] = {}
         self._finished = 0
-        self._shards = [self._put(table) for table in shards]
+        stored = [self._put(table) for table in shards]
+        self._parts = self._cut(stored, list(self._left.values()))
         typical = max(1, sum(self._left.values()) // max(1, len(self._left)))
         self.limit = max(limit, -(-rows // typical))
         self._gate = _gate(self.limit)
@@ -72,10 +76,23 @@ class MicroBatches(Datasource):
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        """A single one: order matters, and a row costs microseconds."""
-        shards, gate = self._shards, self._gate
+        """In order, and meant to be run one after the other (`tasks` says how many): a row costs microseconds."""
         nothing_known = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(lambda: _issue(shards, gate), nothing_known)]
+        return [ReadTask(partial(_issue, part, self._gate), nothing_known) for part in self._parts]
+
+    @property
+    def tasks(self) -> int:
+        return len(self._parts)
+
+    def _cut(self, shards: list[Any], rows: list[int]) -> list["_Part"]:
+        """Whole shards, so many that a part holds TASK_ROWS rows or a little more."""
+        parts, issued = [_Part(0, 0, [])], 0
+        for number, (shard, count) in enumerate(zip(shards, rows, strict=True)):
+            if issued - parts[-1].issued >= TASK_ROWS:
+                parts.append(_Part(number, issued, []))
+            parts[-1].shards.append(shard)
+            issued += count
+        return parts
 
     def _put(self, table: pa.Table) -> Any:
         self._left[(table["plan"][0].as_py(), table["shard_id"][0].as_py())] = table.num_rows
@@ -115,9 +132,17 @@ def _gate(limit: int) -> Any:
     return actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here).remote(limit)
 
 
-def _issue(shards: list[Any], gate: Any) -> Iterator[pa.Table]:
-    issued = 0
-    for number, shard in enumerate(shards):
+class _Part(NamedTuple):
+    """What one task issues: shards from number `first` on, after `issued` rows."""
+
+    first: int
+    issued: int
+    shards: list[Any]
+
+
+def _issue(part: _Part, gate: Any) -> Iterator[pa.Table]:
+    issued = part.issued
+    for number, shard in enumerate(part.shards, start=part.first):
         ray.get(gate.wait.remote(number))
         with pa.ipc.open_stream(ray.get(shard)) as reader:
             table = reader.read_all().combine_chunks()

@@ -13,7 +13,7 @@ from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 SHARE = 0.25  # of the mean time between finished tasks
-LONGEST = 0.25  # seconds
+LONGEST = 0.5  # seconds
 MEMORY = 0.9  # of the mean's past, at each new finish that came later than it; an earlier one counts at once
 
 

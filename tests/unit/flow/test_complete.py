@@ -9,8 +9,10 @@ from pipeline.errors import JobError
 from pipeline.flow.complete import check_complete
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.plans import PlanView
+from pipeline.manifest.uris import Uris
 
 SHARD = shard_name(0)
+NOWHERE = Uris(pa.array([], pa.string()), pa.array([], pa.string()))
 # Two videos of two views each, in micro-batches of three slots.
 PLANNED = [("a", "a#0", 0), ("a", "a#0", 1), ("b", "b#0", 0), ("b", "b#0", 1)]
 
@@ -29,7 +31,7 @@ def rows(*keys: tuple[str, str, int]) -> pa.Table:
 def opened(folder: Path, *buried: str) -> OpenPlan:
     """What a job had to do when it began: the one shard, whose frames alone are wanted."""
     gone = frozenset((video, SHARD) for video in buried)
-    view = PlanView(folder, _Shards({SHARD: rows(*PLANNED)}), gone, {})  # type: ignore[arg-type]
+    view = PlanView(folder, _Shards({SHARD: rows(*PLANNED)}), gone, NOWHERE)  # type: ignore[arg-type]
     return OpenPlan("train", view, folder / "frames", True, ())
 
 

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.flow.plans import PlanView, manifest_step, plan_step, scan, simulate_videos, update_plans
+from pipeline.flow.plans import PlanView, manifest_step, plan_step, scan, simulate_videos, stored_plans, update_plans
 from pipeline.flow.videos import Videos
 from pipeline.manifest.noise import label_fraction
 from tests.support.videos import write_video
@@ -53,7 +54,8 @@ def test_plans_hold_the_splits_videos_in_shards_of_whole_videos(root: Path, work
     assert set().union(*planned(plans["eval"]).values()) == set(videos.ids)
     table = plans["train"].shards["shard-00000000"]
     assert table.column("micro_batch").to_pylist() == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert plans["train"].path("run/000.mp4") == str(root / "run/000.mp4")
+    assert plans["train"].paths(pa.array(["run/000.mp4"])).to_pylist() == [str(root / "run/000.mp4")]
+    assert stored_plans(context(root, workspace), videos.version) == plans
 
 
 def test_a_second_time_writes_nothing(root: Path, workspace: Path) -> None:
