@@ -29,7 +29,7 @@ from pipeline.manifest.plan import Buried, Plan, Shards, difference, extend_plan
 from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan as scan_folder
 from pipeline.manifest.split import assign_splits
-from pipeline.manifest.table import Manifest, class_names, read_manifest, read_uris, write_manifest
+from pipeline.manifest.table import Manifest, class_names, read_manifest, write_manifest
 from pipeline.manifest.uris import Uris
 from pipeline.video.views import view_keys
 
@@ -228,7 +228,6 @@ def _videos(root: Path, key: str, manifest: Manifest) -> Videos:
     return Videos(
         root=root,
         key=key,
-        version=manifest.version,
         classes=manifest.classes,
         ids=ids,
         uris=names("uri"),
@@ -252,11 +251,11 @@ def update_plans(context: Context, videos: Videos, retry: Retry = lambda plan: (
     return {plan: _view(context, _update(context, videos, plan, retry(plan)), uris) for plan in PLANS}
 
 
-def stored_plans(context: Context, version: int) -> dict[str, PlanView]:
-    """Both plans as they are committed, over one version of the manifest; no more than that is read."""
-    recipe = context.recipe
-    uris = read_uris(manifest_step(recipe).folder(context.workspace), version)
-    return {plan: _view(context, read_plan(plan_step(recipe, plan).folder(context.workspace)), uris) for plan in PLANS}
+def stored_plans(context: Context, uris: Uris) -> dict[str, PlanView]:
+    """Both plans as they are committed; `uris`: of the manifest that they were extended by."""
+    folders = {plan: plan_step(context.recipe, plan).folder(context.workspace) for plan in PLANS}
+    manifest_step(context.recipe).folder(context.workspace)  # the run stands on it, too
+    return {plan: _view(context, read_plan(folder), uris) for plan, folder in folders.items()}
 
 
 def _view(context: Context, plan: Plan, uris: Uris) -> PlanView:

@@ -22,6 +22,7 @@ from pipeline.flow.step import Timing
 from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
 from pipeline.flow.videos import Videos, Views
+from pipeline.manifest.uris import Uris
 
 if TYPE_CHECKING:
     from pipeline.flow.cascade import CascadePlan, Trained
@@ -109,24 +110,24 @@ def precompute(context: Context, retry: Sequence[str] | None = None) -> Path:
     _refuse_early(context)
     planned = apart(_plan_alone, context, retry)
     context.timings, context.keys = planned.timings, planned.keys
-    plans, teachers = stored_plans(context, planned.version), given_teachers(context)
+    plans, teachers = stored_plans(context, planned.uris), given_teachers(context)
     class_index(context.recipe, teachers[0], planned.classes)
     return teacher_targets(context, plans, teachers)[0]["train"].folder(context.workspace)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What precompute has to know of scan and plans; the rest is in the store. `version`: of the manifest."""
+    """What precompute has to know of scan and plans; the rest is in the store."""
 
-    version: int
+    uris: Uris
     classes: tuple[str, ...]
     timings: list[Timing]
     keys: dict[str, str]
 
 
 def _plan_alone(context: Context, retry: Sequence[str] | None) -> Planned:
-    videos, _ = _scan_and_plan(context, retry)
-    return Planned(videos.version, videos.classes, context.timings, context.keys)
+    videos, plans = _scan_and_plan(context, retry)
+    return Planned(plans["train"].uris, videos.classes, context.timings, context.keys)
 
 
 def to_labels(way: Way) -> Way:

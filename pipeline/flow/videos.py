@@ -12,12 +12,11 @@ from pipeline.artifacts.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class Videos:
-    """Columns of one version of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`:
-    bytes:etag; `frames` as headers claim, None where they are silent."""
+    """Columns of the manifest, sorted by video_id. `labels`, `clean`: -1 where unknown; `sources`: bytes:etag; `frames`
+    as headers claim, None where they are silent."""
 
     root: Path
     key: str
-    version: int
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     uris: tuple[str, ...]

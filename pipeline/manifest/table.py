@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.artifacts.commit import Marker, commit, new_attempt, read_marker, read_markers, read_object, write_table
+from pipeline.artifacts.commit import Marker, commit, new_attempt, read_markers, read_object, write_table
 from pipeline.artifacts.schemas import CLEAN, MANIFEST
-from pipeline.manifest.uris import Uris
 
 _VERSION = "version-"
 
@@ -34,13 +33,6 @@ def read_manifest(folder: Path) -> Manifest | None:
     name, marker = list(markers.items())[-1]
     table, clean = (read_object(folder, obj) for obj in marker.objects)
     return Manifest(table, clean, tuple(marker.facts["classes"]), int(name.removeprefix(_VERSION)))
-
-
-def read_uris(folder: Path, version: int) -> Uris:
-    """Where the videos of one version lie; no other column is read."""
-    marker = read_marker(folder, f"{_VERSION}{version:08d}")
-    assert marker is not None, f"{folder}: version {version} was there a moment ago"
-    return Uris.of(read_object(folder, marker.objects[0], ["video_id", "uri"]))
 
 
 def write_manifest(folder: Path, table: pa.Table, clean: pa.Table, classes: Sequence[str]) -> Manifest:
