@@ -112,7 +112,9 @@ def commits(folder: Path) -> list[tuple[float, int]]:
 
 def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, Any]) -> PipelineRun:
     clips = sum(rows for _, rows in done)
-    started = [found.started for found in driven.sampler.seen.values() if CHILD in found.command]
+    children = [found for found in driven.sampler.seen.values() if CHILD in found.command]
+    # The driver's own child estimates from a few videos, before there is a graph.
+    started = [child.started for child in children if child.parent != driven.sampler.root]
     if not done or not started:
         raise JobError("the pipeline committed nothing: its log says why")
     begin, first, end = boot_time() + min(started), done[0][0], done[-1][0]
