@@ -37,7 +37,7 @@ from pipeline.video.wire import Message, views_from_message
 MAX_KILLS = 3
 # Decoders lose memory: decord 0.6 about 25 kB with each file that it opens. Before that is taken for the need of an
 # innocent video, the child is replaced: after so many videos, or earlier where it holds so many bytes between two.
-RENEW_AFTER = 1000
+RENEW_AFTER = 500
 RENEW_BYTES = 512 << 20
 
 
