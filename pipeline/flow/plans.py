@@ -18,7 +18,7 @@ from pipeline.artifacts.lease import Lease
 from pipeline.artifacts.schemas import CLEAN, MANIFEST, column
 from pipeline.config.base import identity_fields
 from pipeline.config.recipe import Recipe
-from pipeline.errors import ConfigError, InputError
+from pipeline.errors import ConfigError, InputError, JobError
 from pipeline.flow.build import PLANS, manifest_name, manifest_root, planned_splits, view_policy
 from pipeline.flow.context import Context
 from pipeline.flow.step import Step, describe, owner
@@ -48,8 +48,14 @@ class PlanView:
     uris: Uris
 
     def paths(self, videos: pa.Array) -> pa.Array:
-        """Where the files of these videos lie."""
-        return pc.binary_join_element_wise(str(self.root), self.uris(videos), "/")
+        """Where the files of these videos lie. JobError for one that was not there when this job looked."""
+        try:
+            return pc.binary_join_element_wise(str(self.root), self.uris(videos), "/")
+        except KeyError as error:
+            raise JobError(
+                f"{self.root}: the plan holds {error.args[0]!r}, which was not there when this job scanned: another "
+                "job extended the plan meanwhile; run the same command again"
+            ) from error
 
 
 def simulate_videos(recipe: Recipe) -> Path:

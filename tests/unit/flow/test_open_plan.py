@@ -90,6 +90,12 @@ def test_a_micro_batch_of_buried_videos_alone_is_left_out(view: PlanView, tmp_pa
     assert second["uris"].to_pylist() == [["/data/x/c"] * 2, ["/data/x/c", ""]]
 
 
+def test_a_video_that_another_job_planned_meanwhile_fails_the_job_and_names_it(view: PlanView, tmp_path: Path) -> None:
+    plan = opened(PlanView(view.root, view.shards, frozenset(), uris("abc")), tmp_path)
+    with pytest.raises(JobError, match=r"/data: the plan holds 'd', .* run the same command again"):
+        list(plan.rows())
+
+
 def test_what_is_missing_at_the_end_is_named(view: PlanView, tmp_path: Path) -> None:
     plan = opened(view, tmp_path, teachers=0)
     mark(tmp_path / "frames", 0, (f"shard-00000000.part-00000.{'b' * 12}.parquet",))
