@@ -111,7 +111,8 @@ class Study:
         found = []
         for name in self.settings:
             device = "cuda" if name == "cuda" else "cpu"
-            shared = replace(self._shared(load, device), name=name, decoders=a, teachers=b)
+            # The bound has the best split that was found; a user's pools hold no more actors than there are cores.
+            shared = replace(self._shared(load, device), name=name, decoders=min(a, CORES), teachers=b)
             if name == "shared":
                 beside = decoders_beside(splits["decode"].rate, splits["teacher"].rate, CORES)
                 shared = replace(shared, decoders=beside, teachers=min(b, CORES))
