@@ -72,8 +72,8 @@ def stream(
     finished once the caller asks for another row after its last. A row says `in_flight`: how many are on the way, it
     included.
     """
-    _configure(pools)
     source = MicroBatches(shards, open_shards, pools.enough)
+    source.hold_back(_configured(pools))
     graph = ray.data.read_datasource(source, num_cpus=READ_CPUS, concurrency=1, override_num_blocks=source.tasks)
     graph = _map(graph, frames, pools.decode)
     if teacher is not None and pools.teacher is not None:
@@ -118,7 +118,7 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text or 'no message'}"
 
 
-def _configure(pools: Pools) -> None:
+def _configured(pools: Pools) -> ray.data.DataContext:
     """Ray Data takes what the pools hold and no more of a shared cluster; its own bars stay off (ours are on)."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -134,6 +134,7 @@ def _configure(pools: Pools) -> None:
     )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
+    return context
 
 
 def _plain(value: Any) -> Any:
