@@ -73,20 +73,26 @@ def stream(
     included.
     """
     source = MicroBatches(shards, open_shards, pools.enough)
-    source.hold_back(_configured(pools))
-    graph = ray.data.read_datasource(source, num_cpus=READ_CPUS, concurrency=1, override_num_blocks=source.tasks)
-    graph = _map(graph, frames, pools.decode)
-    if teacher is not None and pools.teacher is not None:
-        graph = _map(graph, teacher, pools.teacher)
     try:
-        for batch in graph.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-            row = {name: _plain(values[0]) for name, values in batch.items()}
-            yield row | {"in_flight": source.in_flight}
-            source.came_back(row)
+        with source.gate(_configured(pools)):
+            for batch in _graph(source, frames, teacher, pools).iter_batches(
+                batch_size=1, batch_format="numpy", prefetch_batches=2
+            ):
+                row = {name: _plain(values[0]) for name, values in batch.items()}
+                yield row | {"in_flight": source.in_flight}
+                source.came_back(row)
     except RayError as error:
         raise JobError(
             f"the graph stopped: {_cause(error)}; what is committed stays, the same command goes on from there"
         ) from error
+
+
+def _graph(
+    source: MicroBatches, frames: Callable[[], Stage], teacher: Callable[[], Stage] | None, pools: Pools
+) -> ray.data.Dataset:
+    graph = ray.data.read_datasource(source, num_cpus=READ_CPUS, concurrency=1, override_num_blocks=source.tasks)
+    graph = _map(graph, frames, pools.decode)
+    return _map(graph, teacher, pools.teacher) if teacher is not None and pools.teacher is not None else graph
 
 
 def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand) -> ray.data.Dataset:
@@ -133,7 +139,8 @@ def _configured(pools: Pools) -> ray.data.DataContext:
         gpu=sum(demand.count * demand.gpus for demand in held),
     )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off
+    for advice in ("progress", "util", "logical.rules.set_read_parallelism"):  # that bars are off, tasks too many
+        logging.getLogger(f"ray.data._internal.{advice}").setLevel(logging.ERROR)
     return context
 
 

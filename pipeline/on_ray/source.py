@@ -6,6 +6,7 @@ fewer than `limit` shards are open. All of that is decided in the driver, where 
 run again (its node was lost) issues the same rows in the same order, as Ray's retries need.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
@@ -30,8 +31,9 @@ Key = tuple[str, str]
 class MicroBatches(Datasource):
     """One block per micro-batch, from tables of one shard each (columns plan, shard_id, micro_batch and more).
 
-    At most `limit` shards are open, more where `rows` rows (what keeps all actors busy) need more. One more may be, as
-    Ray Data starts a task whatever its policies say where nothing at all runs and nothing waits for its reader.
+    At most `limit` shards are open, more where `rows` rows (what keeps all actors busy) need more. A few rows
+    more may be: Ray Data starts a task whatever its policies say where nothing runs and all rows are taken, two of them
+    ahead of their reader.
     """
 
     def __init__(self, shards: Iterable[pa.Table], limit: int, rows: int) -> None:
@@ -76,10 +78,16 @@ class MicroBatches(Datasource):
             del self._left[key], self._open[key]
             self._finished += 1
 
-    def hold_back(self, context: DataContext) -> None:
-        """Have executions under this context ask before they start a read task."""
-        policies = [*ENABLED_BACKPRESSURE_POLICIES, _Gate(self)]
+    @contextlib.contextmanager
+    def gate(self, context: DataContext) -> Iterator[None]:
+        """Executions under this context ask before they start a read task; afterwards it holds nothing of this."""
+        # The first one, as Ray Data asks no further once a policy says no, and this one has to see how far it came.
+        policies = [_Gate(self), *ENABLED_BACKPRESSURE_POLICIES]
         context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
+        try:
+            yield
+        finally:
+            context.remove_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY)
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None

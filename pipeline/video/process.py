@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import mmap
 import os
 import resource
 import select
@@ -22,7 +23,8 @@ from pipeline.video.wire import Message, encode, receive
 START_SECONDS = 120.0
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 2000
-_PIPE_BYTES = 1 << 20  # what a user may ask of Linux; 64 KiB otherwise
+_PIPE_BYTES = 1 << 20  # the most that a user may ask of Linux; 64 KiB otherwise
+_PIPE_PAGES = Path("/proc/sys/fs/pipe-user-pages-soft")  # of all pipes of a user
 _BY_US = "killed by us"
 
 
@@ -213,8 +215,16 @@ class ChildProcess:
 def _widen(pipe: int) -> None:
     """Room for a video's frames where the system grants it: each time that a pipe is full, two processes change places
     on cores that are busy with the teacher."""
-    with contextlib.suppress(OSError, AttributeError):  # beyond what one user may have; not Linux
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    with contextlib.suppress(OSError, AttributeError, ValueError):  # beyond what one user may have; not Linux
+        room = _room(int(_PIPE_PAGES.read_text()), os.cpu_count() or 1)
+        if room > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, room)
+
+
+def _room(pages: int, decoders: int) -> int:
+    """Bytes for each of so many pipes, together at most a quarter of a user's `pages` (0: no limit): past that all new
+    pipes of the user, whatever they are for, would get two pages."""
+    return min(_PIPE_BYTES, pages * mmap.PAGESIZE // (4 * decoders)) if pages else _PIPE_BYTES
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

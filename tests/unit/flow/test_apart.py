@@ -39,6 +39,25 @@ def endless(note: str) -> None:
     time.sleep(600)
 
 
+def with_a_child(note: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(note).write_text(str(child.pid))
+    time.sleep(600)
+
+
+def held(note: str) -> None:
+    """As a lease is: taken, and given back on the way out."""
+    Path(note).write_text(str(os.getpid()))
+    try:
+        time.sleep(600)
+    finally:
+        Path(note + ".returned").touch()
+
+
+def chatty() -> None:
+    logging.getLogger("tests.apart.silenced").info("of no interest")
+
+
 def test_answer_and_log_come_from_another_process(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         number, pid = apart(answer, 4)
@@ -60,14 +79,34 @@ def test_a_process_that_dies_is_a_failed_job(work: object, code: int) -> None:
         apart(work)  # type: ignore[arg-type]
 
 
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    note = tmp_path / "pid"
-    imports = "from pipeline.flow.apart import apart; from tests.unit.flow.test_apart import endless"
-    parent = subprocess.Popen([sys.executable, "-c", f"{imports}; apart(endless, {str(note)!r})"])
-    child = _wait_for(lambda: int(note.read_text()))
-    parent.kill()
-    parent.wait()
+def test_levels_of_loggers_here_hold_for_what_is_said_there(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), caplog.at_level(logging.WARNING, "tests.apart.silenced"):
+        apart(chatty)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("work", ["endless", "with_a_child"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_it_and_its_children_end_with_its_parent(work: str, how: signal.Signals, tmp_path: Path) -> None:
+    parent, child = _start(work, tmp_path / "pid")
+    parent.send_signal(how)
+    parent.wait(60)
     assert _wait_for(lambda: not _lives(child))
+
+
+def test_it_may_give_back_what_it_holds_when_its_parent_is_interrupted(tmp_path: Path) -> None:
+    parent, child = _start("held", tmp_path / "pid")
+    parent.send_signal(signal.SIGINT)
+    parent.wait(60)
+    assert not _lives(child)
+    assert (tmp_path / "pid.returned").exists()
+
+
+def _start(work: str, note: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    """A parent that has `work` done apart, and the process that `work` wrote down."""
+    code = f"from pipeline.flow.apart import apart; from tests.unit.flow.test_apart import {work} as work"
+    parent = subprocess.Popen([sys.executable, "-c", f"{code}; apart(work, {str(note)!r})"])
+    return parent, _wait_for(lambda: int(note.read_text()))
 
 
 def _lives(pid: int) -> bool:
