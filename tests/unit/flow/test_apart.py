@@ -105,7 +105,9 @@ def test_it_may_give_back_what_it_holds_when_its_parent_is_interrupted(tmp_path:
 def _start(work: str, note: Path) -> tuple["subprocess.Popen[bytes]", int]:
     """A parent that has `work` done apart, and the process that `work` wrote down."""
     code = f"from pipeline.flow.apart import apart; from tests.unit.flow.test_apart import {work} as work"
-    parent = subprocess.Popen([sys.executable, "-c", f"{code}; apart(work, {str(note)!r})"])
+    # What runs in the background of a script ignores Ctrl-C, and so do its children.
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    parent = subprocess.Popen([sys.executable, "-c", f"{code}; {heeds}; apart(work, {str(note)!r})"])
     return parent, _wait_for(lambda: int(note.read_text()))
 
 
