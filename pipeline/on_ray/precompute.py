@@ -67,10 +67,9 @@ def stream(
 ) -> Iterator[dict[str, Any]]:
     """Run the graph over micro-batches, given as tables of one shard each; yields finished rows as they come.
 
-    Rows are issued in order, a shard when fewer than `open_shards` of those before are unfinished (more where shards
-    are so small that actors would wait). `frames` and `teacher` build the stage inside its actor. A shard counts as
-    finished once the caller asks for another row after its last. A row says `in_flight`: how many are on the way, it
-    included.
+    Rows are issued in order, and so that at most `open_shards` shards are unfinished (more where they are so small that
+    actors would wait). `frames` and `teacher` build the stage inside its actor. A shard counts as finished once the
+    caller asks for another row after its last. A row says `in_flight`: how many are on the way, it included.
     """
     source = MicroBatches(shards, open_shards, pools.enough)
     try:

@@ -1,9 +1,10 @@
 """Where the precompute graph gets its rows: handed over by the driver, issued shard by shard, never too many at once.
 
 The rows of a shard lie compressed in the object store, so any node can issue them and no shared disk is needed. A read
-task issues those of one shard; tasks run one after the other, and Ray Data is told to start the next one only while
-fewer than `limit` shards are open. All of that is decided in the driver, where finished rows come back. A task that is
-run again (its node was lost) issues the same rows in the same order, as Ray's retries need.
+task issues those of some shards; tasks run one after the other, and Ray Data is told to start the next one only once so
+few shards are open that those of the task make no more than `limit`. All of that is decided in the driver, where
+finished rows come back. A task that is run again (its node was lost) issues the same rows in the same order, as Ray's
+retries need.
 """
 
 import contextlib
@@ -31,9 +32,9 @@ Key = tuple[str, str]
 class MicroBatches(Datasource):
     """One block per micro-batch, from tables of one shard each (columns plan, shard_id, micro_batch and more).
 
-    At most `limit` shards are open, more where `rows` rows (what keeps all actors busy) need more. A few rows
-    more may be: Ray Data starts a task whatever its policies say where nothing runs and all rows are taken, two of them
-    ahead of their reader.
+    At most `limit` shards are open, more where twice `rows` rows (what keeps all actors busy) need more; a task issues
+    half of them, as Ray mostly starts a process for it. More may be open where nothing runs and all rows are taken, two
+    of them ahead of their reader: Ray Data then starts a task whatever its policies say.
     """
 
     def __init__(self, shards: Iterable[pa.Table], limit: int, rows: int) -> None:
@@ -43,13 +44,14 @@ class MicroBatches(Datasource):
         self._shards = [self._put(table) for table in shards]
         self._issued = [0, *accumulate(self._left.values())]
         typical = max(1, self._issued[-1] // max(1, len(self._shards)))
-        self.limit = max(limit, -(-rows // typical))
+        self.limit = max(limit, -(-2 * rows // typical))
+        self._each = max(1, self.limit // 2)
         self._started = self._finished = self._back = 0
 
     @property
     def tasks(self) -> int:
         """Read tasks; they are in order and meant to be run one after the other: a row costs microseconds."""
-        return len(self._shards)
+        return -(-len(self._shards) // self._each)
 
     @property
     def open(self) -> int:
@@ -63,8 +65,8 @@ class MicroBatches(Datasource):
 
     def may_start(self, started: int) -> bool:
         """Whether one more task may be started where so many were."""
-        self._started = min(started, self.tasks)
-        return started < self._finished + self.limit
+        self._started = min(started * self._each, len(self._shards))
+        return self._started + self._each <= self._finished + self.limit
 
     def came_back(self, row: Mapping[str, Any]) -> None:
         """Note a finished row; after the last of a shard the next shard may be issued."""
@@ -94,7 +96,8 @@ class MicroBatches(Datasource):
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         nothing_known = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(partial(_issue, shard), nothing_known) for shard in self._shards]
+        parts = [self._shards[first : first + self._each] for first in range(0, len(self._shards), self._each)]
+        return [ReadTask(partial(_issue, part), nothing_known) for part in parts]
 
     def _put(self, table: pa.Table) -> Any:
         self._left[(table["plan"][0].as_py(), table["shard_id"][0].as_py())] = table.num_rows
@@ -133,8 +136,9 @@ class _OpenShards(BackpressurePolicy):
         return self._source.may_start(op.metrics.num_tasks_submitted)
 
 
-def _issue(shard: Any) -> Iterator[pa.Table]:
-    with pa.ipc.open_stream(ray.get(shard)) as reader:
-        table = reader.read_all().combine_chunks()
-    for row in range(table.num_rows):
-        yield table.slice(row, 1)
+def _issue(shards: list[Any]) -> Iterator[pa.Table]:
+    for shard in shards:
+        with pa.ipc.open_stream(ray.get(shard)) as reader:
+            table = reader.read_all().combine_chunks()
+        for row in range(table.num_rows):
+            yield table.slice(row, 1)

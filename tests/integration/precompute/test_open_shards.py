@@ -10,8 +10,8 @@ import pytest
 from tests.integration.conftest import Head
 from tests.support.driver import ROOT, environment
 
-SHARDS, ROWS, LIMIT = 12, 3, 2
-MOST = LIMIT + 1  # Ray Data starts one whatever we say where all is done and the driver rests
+SHARDS, ROWS, LIMIT = 18, 3, 4
+MOST = LIMIT + LIMIT // 2  # Ray Data starts one task whatever we say where all is done and the driver rests
 
 # One decoder that hands its rows through and notes their shards; the driver rests at the first row, so that the graph
 # could run far ahead.
