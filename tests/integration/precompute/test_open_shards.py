@@ -63,7 +63,7 @@ def test_every_row_comes_back_once(rows: list[list[Any]]) -> None:
     assert sorted(row[:2] for row in rows) == [[f"s{shard:02d}", row] for shard in range(SHARDS) for row in range(ROWS)]
 
 
-def test_while_the_driver_rests_no_more_shards_are_started_than_the_limit(told: list[Any]) -> None:
+def test_while_the_driver_rests_no_more_than_the_limit_and_one_task_are_started(told: list[Any]) -> None:
     (meanwhile,) = [each["meanwhile"] for each in told if isinstance(each, dict)]
     assert LIMIT <= len(set(meanwhile)) <= MOST
 
