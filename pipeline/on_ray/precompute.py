@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, ExecutionResources
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
@@ -31,6 +32,7 @@ from pipeline.on_ray.unhurried import do_not_hurry
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
 ATTEMPTS = 8
+PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only once so many have come after it
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,16 @@ def stream(
     actors would wait). `frames` and `teacher` build the stage inside its actor. A shard counts as finished once the
     caller asks for another row after its last. A row says `in_flight`: how many are on the way, it included.
     """
-    source = MicroBatches(shards, open_shards, pools.enough)
+    source = MicroBatches(shards, open_shards, pools.enough, PREFETCHED)
     try:
         with source.gate(_configured(pools)):
             for batch in _graph(source, frames, teacher, pools).iter_batches(
-                batch_size=1, batch_format="numpy", prefetch_batches=2
+                batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED
             ):
                 row = {name: _plain(values[0]) for name, values in batch.items()}
                 yield row | {"in_flight": source.in_flight}
                 source.came_back(row)
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise JobError(
             f"the graph stopped: {_cause(error)}; what is committed stays, the same command goes on from there"
         ) from error

@@ -33,12 +33,13 @@ class MicroBatches(Datasource):
     """One block per micro-batch, from tables of one shard each (columns plan, shard_id, micro_batch and more).
 
     At most `limit` shards are open, more where twice `rows` rows (what keeps all actors busy) need more; a task issues
-    half of them, as Ray mostly starts a process for it. More may be open where nothing runs and all rows are taken, two
-    of them ahead of their reader: Ray Data then starts a task whatever its policies say.
+    half of them, as Ray mostly starts a process for it. Where no more rows are on the way than the `withheld` ones, one
+    more task is started: the reader gives those out only once others follow.
     """
 
-    def __init__(self, shards: Iterable[pa.Table], limit: int, rows: int) -> None:
+    def __init__(self, shards: Iterable[pa.Table], limit: int, rows: int, withheld: int = 0) -> None:
         super().__init__()
+        self._withheld = withheld
         self._left: dict[Key, int] = {}
         self._open: dict[Key, set[int]] = {}
         self._shards = [self._put(table) for table in shards]
@@ -66,7 +67,7 @@ class MicroBatches(Datasource):
     def may_start(self, started: int) -> bool:
         """Whether one more task may be started where so many were."""
         self._started = min(started * self._each, len(self._shards))
-        return self._started + self._each <= self._finished + self.limit
+        return self._started + self._each <= self._finished + self.limit or self.in_flight <= self._withheld
 
     def came_back(self, row: Mapping[str, Any]) -> None:
         """Note a finished row; after the last of a shard the next shard may be issued."""
@@ -83,9 +84,7 @@ class MicroBatches(Datasource):
     @contextlib.contextmanager
     def gate(self, context: DataContext) -> Iterator[None]:
         """Executions under this context ask before they start a read task; afterwards it holds nothing of this."""
-        # The first one, as Ray Data asks no further once a policy says no, and this one has to see how far it came.
-        policies = [_Gate(self), *ENABLED_BACKPRESSURE_POLICIES]
-        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)
+        context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, _Gate(self)])
         try:
             yield
         finally:
@@ -124,16 +123,22 @@ class _Gate:
 
 
 class _OpenShards(BackpressurePolicy):
-    """Asked at every step of the scheduling loop, for every operator."""
+    """Gives the reading operator its word.
 
-    def __init__(self, source: MicroBatches | None, *given: Any) -> None:
-        super().__init__(*given)
-        self._source = source
+    What a policy says does not hold where nothing runs: Ray Data then starts a task all the same, one after the other
+    for as long as actors wait for their node. What an operator says of itself does.
+    """
 
-    def can_add_input(self, op: Any) -> bool:
-        if self._source is None or op.name != f"Read{self._source.get_name()}":
-            return True
-        return self._source.may_start(op.metrics.num_tasks_submitted)
+    def __init__(self, source: MicroBatches | None, context: Any, topology: Any, manager: Any) -> None:
+        super().__init__(context, topology, manager)
+        for op in topology:
+            if source is not None and op.name == f"Read{source.get_name()}":
+                # Asked at every step of the scheduling loop, so that the source sees how far it came, too.
+                op.can_add_input = partial(_may_start, source, op)
+
+
+def _may_start(source: MicroBatches, op: Any) -> bool:
+    return source.may_start(op.metrics.num_tasks_submitted)
 
 
 def _issue(shards: list[Any]) -> Iterator[pa.Table]:
