@@ -1,9 +1,9 @@
 """Keeps the driver from looking for finished work more often than it pays.
 
 Ray Data 2.60 runs through its whole scheduling loop ten times a second even where nothing happens, which takes several
-percent of a slow core for ever. Between two looks this pauses for the time that usually goes by between two finished
-tasks. An actor has a second task waiting, so that none is idle for it; where tasks finish all the time, there is no
-pause to speak of.
+percent of a slow core for ever. Between two looks this pauses for most of the time that usually goes by between two
+finished tasks. An actor has a second task waiting, so that none is idle for it, not even a single one; where tasks
+finish all the time, there is no pause to speak of.
 """
 
 import time
@@ -12,6 +12,7 @@ from typing import Any
 from ray.data import DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+SHARE = 0.75  # of the mean time between finished tasks
 LONGEST = 1.0  # seconds
 MEMORY = 0.9  # of the mean's past, at each new finish that came later than it; an earlier one counts at once
 
@@ -36,7 +37,7 @@ class Unhurried(ExecutionCallback):
                 fresh = (now - self._seen) / (finished - self._finished)
                 self._between = min(fresh, MEMORY * self._between + (1.0 - MEMORY) * fresh)
             self._finished, self._seen = finished, now
-        return min(LONGEST, self._between)
+        return min(LONGEST, SHARE * self._between)
 
 
 def do_not_hurry(context: DataContext) -> None:
