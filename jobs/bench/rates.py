@@ -3,6 +3,7 @@
 Legend: a decode-only, b teacher-only clips per second, each with all cores to itself.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ratios:
-    """The quotients of one round; `bound` in clips per second, from the rates measured just before and just after."""
+    """The quotients of one round; `bound` in clips per second, the pipeline's.
+
+    Pipeline ÷ naive is of what each made of its own bound: minutes lie between the two runs.
+    """
 
     bound: float
     pipeline_by_bound: float
@@ -85,18 +89,24 @@ def decoders_beside(a: float, b: float, cores: int) -> int:
 def ratios(runs: Sequence[Measured], *, shared: bool, device_rate: float | None = None) -> list[Ratios]:
     """One entry a round, from measurements in the order in which they were taken.
 
-    Every round is decode, (teacher,) naive, pipeline; a last decode (and teacher) follows. The rates of a round are the
-    means of those before and behind it, so that a slow drift of the machine cancels. Without `shared` the teacher has
-    a device of its own; `device_rate` is b where it was set and not measured.
+    A round is decode (and teacher), naive, decode (and teacher), pipeline; a last decode (and teacher) follows. Naive
+    and pipeline are each held against the mean of the rates just before and just after, so that a drift of the machine
+    cancels. Without `shared` the teacher has a device of its own; `device_rate` is b where it was set and not measured.
     """
     rates = {name: [run.rate for run in runs if run.arm == name] for name in ("decode", "teacher", "naive", "pipeline")}
+    a = _between(rates["decode"])
+    b = [device_rate] * len(a) if device_rate else _between(rates["teacher"])
+    bounds = [(shared_bound if shared else separate_bound)(*pair) for pair in zip(a, b, strict=True)]
     found = []
-    for number, (naive, pipeline) in enumerate(zip(rates["naive"], rates["pipeline"], strict=True)):
-        a = statistics.fmean(rates["decode"][number : number + 2])
-        b = device_rate or statistics.fmean(rates["teacher"][number : number + 2])
-        bound = shared_bound(a, b) if shared else separate_bound(a, b)
-        found.append(Ratios(bound, pipeline / bound, naive / bound, pipeline / naive))
+    for naive_bound, bound, naive, pipeline in zip(
+        bounds[::2], bounds[1::2], rates["naive"], rates["pipeline"], strict=True
+    ):
+        found.append(Ratios(bound, pipeline / bound, naive / naive_bound, pipeline / bound / (naive / naive_bound)))
     return found
+
+
+def _between(rates: Sequence[float]) -> list[float]:
+    return [statistics.fmean(pair) for pair in itertools.pairwise(rates)]
 
 
 def clips_for(seconds: float, rate: float, shard_views: int) -> int:

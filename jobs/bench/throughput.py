@@ -137,7 +137,8 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 def measure(setting: Setting, rounds: int, seconds: float, segment: float, splits: dict[str, Split]) -> dict[str, Any]:
-    """The interleaved runs of a setting and their ratios: (decode, teacher, naive, pipeline) × rounds, decode, teacher.
+    """The interleaved runs of a setting and their ratios: of decode and teacher each, before, between and after
+    (naive, pipeline) × rounds.
 
     `seconds` each naive or pipeline run at least (at the bound's rate), `segment` each decode-only or teacher-only one.
     """
@@ -149,7 +150,7 @@ def measure(setting: Setting, rounds: int, seconds: float, segment: float, split
     runs: list[Measured] = []
     pipelines: list[PipelineRun] = []
     for _ in range(rounds):
-        runs += [*alone(), run_naive(setting, recipe)[1]]
+        runs += [*alone(), run_naive(setting, recipe)[1], *alone()]
         folder, pipeline = setting.pipeline(recipe)
         shutil.rmtree(folder)
         runs.append(pipeline.measured)

@@ -31,22 +31,26 @@ def test_each_worker_counts_until_its_own_last_micro_batch() -> None:
     assert crew_rate(workers) == pytest.approx(20 / 2.0 + 16 / 4.0)
 
 
-def test_a_round_is_held_against_the_rates_before_and_behind_it() -> None:
+def test_each_run_is_held_against_the_rates_before_and_behind_it() -> None:
     slow, fast = [run("decode", 8.0), run("teacher", 8.0)], [run("decode", 12.0), run("teacher", 12.0)]
-    runs = [*slow, run("naive", 4.0), run("pipeline", 4.5), *fast, run("naive", 5.0), run("pipeline", 6.0), *fast]
+    runs = [*slow, run("naive", 3.2), *slow, run("pipeline", 4.5), *fast]
+    runs += [run("naive", 5.4), *fast, run("pipeline", 6.0), *fast]
     first, second = ratios(runs, shared=True)
     assert first.bound == pytest.approx(5.0)  # a = b = 10, in between
     assert second.bound == pytest.approx(6.0)
     assert (first.pipeline_by_bound, first.naive_by_bound) == pytest.approx((0.9, 0.8))
-    assert second.pipeline_by_naive == pytest.approx(1.2)
-    assert second.reached == pytest.approx(1.0)  # 1.2 of 6 / 5
+    assert first.pipeline_by_naive == pytest.approx(0.9 / 0.8)
+    assert second.pipeline_by_naive == pytest.approx(6.0 / 5.4)
+    assert second.reached == pytest.approx(1.0)
 
 
 def test_a_device_of_its_own_is_bounded_by_the_slower_side() -> None:
-    runs = [run("decode", 10.0), run("naive", 4.0), run("pipeline", 7.0), run("decode", 10.0)]
+    decode = run("decode", 10.0)
+    runs = [decode, run("naive", 4.0), decode, run("pipeline", 7.0), decode]
     assert ratios(runs, shared=False, device_rate=8.0)[0].bound == 8.0
     assert ratios(runs, shared=False, device_rate=20.0)[0].bound == 10.0
-    measured = [*runs[:1], run("teacher", 5.0), *runs[1:], run("teacher", 7.0)]
+    teachers = [run("teacher", rate) for rate in (5.0, 5.0, 7.0)]
+    measured = [decode, teachers[0], run("naive", 4.0), decode, teachers[1], run("pipeline", 7.0), decode, teachers[2]]
     assert ratios(measured, shared=False)[0].bound == pytest.approx(6.0)
 
 
