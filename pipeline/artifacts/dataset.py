@@ -20,8 +20,8 @@ from pipeline.artifacts import order
 from pipeline.artifacts.commit import DataObject, Marker, MissingError, read_marker, read_object
 from pipeline.artifacts.layout import check_version
 from pipeline.artifacts.places import place
-from pipeline.artifacts.schemas import column, declaration
-from pipeline.artifacts.snapshot import Snapshot, committed, load
+from pipeline.artifacts.schemas import QUARANTINE, column, declaration
+from pipeline.artifacts.snapshot import Snapshot, buried, committed, load
 from pipeline.artifacts.whereabouts import Part, Whereabouts, file_system
 from pipeline.errors import InputError
 
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 def open_dataset(path: str | Path, snapshot: str | None = None, *, check: bool = False) -> "Artefact":
     """Open the artefact in a folder or at an s3:// address: as pinned in `snapshot` (a digest), else all that is
-    committed now, no tombstones.
+    committed now, without what any snapshot of it buried.
 
     check=True compares the sha256 of every file at its first read. InputError where nothing is committed.
     """
     folder = place(path)
-    found = committed(folder) if snapshot is None else load(folder, snapshot)
+    found = committed(folder, tombstones=buried(folder)) if snapshot is None else load(folder, snapshot)
     if not found.shards:
         raise InputError(f"{folder} holds no committed shard: is it the folder of an artefact (store/<kind>/<key>)?")
     return Artefact(found, check=check)
@@ -71,6 +71,20 @@ class Artefact:
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of all shards, shard after shard."""
         return _concatenated([self.shard(shard_id, columns) for shard_id in self.shard_ids])
+
+    def quarantine(self) -> pa.Table:
+        """Videos that have no rows, and why (uri, reason, message …), sorted by id, each once; of one that was planned
+        anew since, only what came of it then."""
+        rows: dict[str, dict[str, object]] = {}
+        for shard_id in self.shard_ids:
+            for row in self._resolved(shard_id, self._quarantined).to_pylist():
+                if (row["video_id"], shard_id) not in self.snapshot.tombstones:
+                    rows.setdefault(row["video_id"], row)
+        return pa.Table.from_pylist([rows[video_id] for video_id in sorted(rows)], schema=QUARANTINE)
+
+    def _quarantined(self, marker: Marker) -> pa.Table:
+        stored = marker.quarantine
+        return QUARANTINE.empty_table() if stored is None or not stored.rows else self._read(stored, None)
 
     def arrow(self) -> ds.Dataset:
         """A pyarrow Dataset of the same rows, to filter and scan; one more column, `shard`, says where a row lies.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.artifacts.commit import Marker, read_markers
-from pipeline.artifacts.files import create_if_absent
+from pipeline.artifacts.files import create_if_absent, listing, read_many
 from pipeline.artifacts.identity import canonical_json, digest
-from pipeline.artifacts.layout import SCHEMA, check_version, read_json
+from pipeline.artifacts.layout import SCHEMA, check_version, parse_json, read_json
 from pipeline.errors import InputError
 
 
@@ -63,6 +63,14 @@ def pin(
     }
     create_if_absent(snapshot.path, canonical_json(content).encode())
     return snapshot
+
+
+def buried(folder: Path) -> frozenset[tuple[str, str]]:
+    """The tombstones of all snapshots that were pinned here: what is planned anew gets another shard, so one is for
+    ever."""
+    contents = read_many(listing(folder / "snapshots", "*.json"))
+    found = (parse_json(data, folder / "snapshots") for data in contents if data is not None)
+    return frozenset((video_id, shard_id) for content in found for video_id, shard_id in content["tombstones"])
 
 
 def load(folder: Path, digest: str) -> Snapshot:

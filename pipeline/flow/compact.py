@@ -42,4 +42,4 @@ def _said(done: Compaction) -> str:
     if done.record is None:
         return "nothing to compact"
     before, after = f"{done.files_before} files ({done.bytes_before:,} bytes)", f"{done.bytes_after:,} bytes"
-    return f"{before} into {done.files_after} ({after}), {done.record}; gc --delete removes the small ones"
+    return f"{before} into {done.files_after} ({after}), {done.record}; gc --delete removes the small ones a day later"

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.commit import read_object
-from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.dataset import Artefact, open_dataset
 from pipeline.artifacts.identity import digest
 from pipeline.artifacts.schemas import column
 from pipeline.artifacts.snapshot import load as load_snapshot
@@ -183,13 +182,8 @@ def quarantine_rows(views: Views) -> list[dict[str, str]]:
     """Every quarantined video of the pinned frames, once, tombstoned ones left out."""
     found: dict[str, dict[str, str]] = {}
     for plan, folder in views.folders.items():
-        snapshot = load_snapshot(folder, views.digest(plan))
-        for marker in snapshot.shards:
-            if marker.quarantine is None or not marker.quarantine.rows:
-                continue
-            for row in read_object(folder, marker.quarantine).to_pylist():
-                if (row["video_id"], marker.shard_id) not in snapshot.tombstones:
-                    found.setdefault(row["video_id"], row)
+        rows = Artefact(load_snapshot(folder, views.digest(plan))).quarantine().to_pylist()
+        found = {row["video_id"]: row for row in rows} | found
     return [found[name] for name in sorted(found)]
 
 

@@ -19,7 +19,7 @@ from pipeline.flow.precompute import frames, refuse_without_frames, teacher_targ
 from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
 from pipeline.flow.step import Timing
-from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pinned_targets
+from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pin_buried, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
 from pipeline.flow.videos import Videos, Views
 from pipeline.manifest.uris import Uris
@@ -112,7 +112,9 @@ def precompute(context: Context, retry: Sequence[str] | None = None) -> Path:
     context.timings, context.keys = planned.timings, planned.keys
     plans, teachers = stored_plans(context, planned.uris), given_teachers(context)
     class_index(context.recipe, teachers[0], planned.classes)
-    return teacher_targets(context, plans, teachers)[0]["train"].folder(context.workspace)
+    targets = teacher_targets(context, plans, teachers)
+    pin_buried(context, targets, {name: plan.tombstones for name, plan in plans.items()})
+    return targets[0]["train"].folder(context.workspace)
 
 
 @dataclass(frozen=True)

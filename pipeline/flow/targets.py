@@ -186,3 +186,11 @@ def pinned_targets(
     snapshots = {plan: pin(folder, tombstones=tombstones[plan]).digest for plan, folder in folders.items()}
     statistics = statistics_step(snapshots["train"]).folder(context.workspace)
     return Targets(folders, snapshots["train"], statistics, snapshots, class_index)
+
+
+def pin_buried(context: Context, targets: Sequence[dict[str, Step]], tombstones: Any) -> None:
+    """Leave in each plan's targets word of the videos that were planned anew, for who opens the folder by itself."""
+    for steps in targets:
+        for plan, step in steps.items():
+            if tombstones[plan]:
+                pin(step.folder(context.workspace), tombstones=tombstones[plan])

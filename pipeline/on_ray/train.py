@@ -16,6 +16,7 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -74,7 +75,7 @@ def _fit(work: Work, tasks: Any, name: str, group: Group) -> Any:
 
 def _fit_once(work: Work, tasks: Any, name: str, group: Group) -> Any:
     with tempfile.TemporaryDirectory(prefix="stagedkd-train-") as storage:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _worker,
             train_loop_config={"work": work, "tasks": tasks},
             torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo"),
@@ -86,6 +87,18 @@ def _fit_once(work: Work, tasks: Any, name: str, group: Group) -> Any:
             ),
         )
         return trainer.fit()
+
+
+class _Trainer(TorchTrainer):
+    """Without Ray's cleaner of placement groups, a detached actor that asks the state API about the controller.
+
+    It asks the cluster that the machine saw last and not its own, and takes a controller that is unknown there for
+    dead. A placement group ends with the controller that made it anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()  # type: ignore[misc]  # typed as the trainer of Train v1
+        return [callback for callback in made if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 def _scaling(group: Group) -> ScalingConfig:

@@ -201,6 +201,7 @@ def test_quarantined_videos_are_tried_again_in_a_new_shard(case: Case) -> None:
     assert [name.partition("/")[2] for name in fresh] == ["b/5.mp4"]
     assert next(iter(fresh)).startswith(max(read_markers(folder, "shard-")))
     assert values(folder)["video_id"].to_pylist().count("a/2.mp4") == 3
+    assert open_dataset(folder).quarantine()["video_id"].to_pylist() == ["b/5.mp4"]
     inputs = json.loads((folder / "about.json").read_text())["inputs"]
     frames = json.loads(case.about("again", "frames", inputs["frames"]).read_text())
     plan = read_plan(case.folder / "again" / "store" / "plan" / frames["inputs"]["plan"])

@@ -160,6 +160,21 @@ def test_ranks_interleave_to_the_order_of_one_rank(folder: Path) -> None:
     assert all(step["frames"].shape[0] == 2 for rank in ranks for step in rank)
 
 
+def test_a_video_that_was_planned_anew_counts_once_and_its_old_quarantine_is_over(folder: Path) -> None:
+    put(folder, 3, frames_table(["v1"]), quarantined=["broken", "mended"])
+    put(folder, 4, frames_table(["mended"]))
+    before = open_dataset(folder)
+    assert before.quarantine()["video_id"].to_pylist() == ["broken", "mended"]
+    pin(folder, tombstones={("v1", shard_name(0))})
+    pin(folder, tombstones={("v1", shard_name(0)), ("mended", shard_name(3))})
+    now = open_dataset(folder)  # no snapshot named: what any of them buried stays buried
+    assert videos_of(now.shard(shard_name(0))) == ["v0", "v2", "v3", "v4"]
+    assert videos_of(now.shard(shard_name(3))) == ["v1"]
+    assert now.quarantine()["video_id"].to_pylist() == ["broken"]
+    assert set(now.quarantine().column_names) >= {"video_id", "uri", "reason", "message"}
+    assert not open_dataset(folder, pin(folder, shards=[shard_name(1)]).digest).quarantine().num_rows
+
+
 def test_keep_limits_the_videos_and_tombstones_hold(folder: Path) -> None:
     snapshot = pin(folder, tombstones={("v1", shard_name(0))})
     artefact = open_dataset(folder, snapshot.digest)
