@@ -15,7 +15,7 @@ from pipeline.flow.demands import preflight
 from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
 from pipeline.flow.plans import PlanView, Retry, scan, stored_plans, update_plans
-from pipeline.flow.precompute import frames, refuse_without_frames, teacher_targets
+from pipeline.flow.precompute import frames, frames_step, refuse_without_frames, teacher_targets
 from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
 from pipeline.flow.step import Timing
@@ -113,7 +113,8 @@ def precompute(context: Context, retry: Sequence[str] | None = None) -> Path:
     plans, teachers = stored_plans(context, planned.uris), given_teachers(context)
     class_index(context.recipe, teachers[0], planned.classes)
     targets = teacher_targets(context, plans, teachers)
-    pin_buried(context, targets, {name: plan.tombstones for name, plan in plans.items()})
+    stored = [{name: frames_step(context, name) for name in plans}, *targets]
+    pin_buried(context, stored, {name: plan.tombstones for name, plan in plans.items()})
     return targets[0]["train"].folder(context.workspace)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.layout import write_about
 from pipeline.artifacts.snapshot import pin
 from pipeline.config.base import identity_fields
@@ -188,9 +189,11 @@ def pinned_targets(
     return Targets(folders, snapshots["train"], statistics, snapshots, class_index)
 
 
-def pin_buried(context: Context, targets: Sequence[dict[str, Step]], tombstones: Any) -> None:
-    """Leave in each plan's targets word of the videos that were planned anew, for who opens the folder by itself."""
-    for steps in targets:
-        for plan, step in steps.items():
-            if tombstones[plan]:
-                pin(step.folder(context.workspace), tombstones=tombstones[plan])
+def pin_buried(context: Context, steps: Sequence[dict[str, Step]], tombstones: Any) -> None:
+    """Leave word, in frames and targets alike, of the videos that were planned anew, for who opens a folder by itself:
+    rows of both are paired by their order."""
+    for plans in steps:
+        for plan, step in plans.items():
+            folder = step.folder(context.workspace)
+            if tombstones[plan] and read_markers(folder, "shard-"):
+                pin(folder, tombstones=tombstones[plan])
