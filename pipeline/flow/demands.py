@@ -2,11 +2,12 @@
 
 Memory of the precompute actors, as asked of Ray (which counts it and does not enforce it):
 
-    decode     1.25 · (0.5 GB + 4 · M)    the worker, its child and Parquet's buffers; pixels decoded, handed on, cached
-    teacher    1.25 · (1 GB + 6 · M)      the worker with torch; pixels as uint8, handed on, and as float32
+    decode     1.25 · (0.5 GB + 6 · M)    the worker, its child and Parquet's buffers; pixels decoded, handed on, cached
+    teacher    1.25 · (1 GB + 7 · M)      the worker with torch; pixels as uint8, handed on, and as float32
 
-M = bytes of a micro-batch's pixels. A network's own weights and activations are known to nobody here. Never more than
-the share of a node that the actor's CPUs are (Capacity.memory).
+M = bytes of a micro-batch's pixels, of which another one is being put away (two copies) or fetched (one) meanwhile. A
+network's own weights and activations are known to nobody here. Never more than the share of a node that the actor's
+CPUs are (Capacity.memory).
 """
 
 import os
@@ -17,7 +18,7 @@ from pipeline.flow.build import device, train_device
 from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
 
 DECODE_BYTES, TEACHER_BYTES = 0.5e9, 1e9
-DECODE_COPIES, TEACHER_COPIES = 4, 6
+DECODE_COPIES, TEACHER_COPIES = 6, 7
 MEMORY_ROOM = 1.25
 
 

@@ -32,6 +32,9 @@ from pipeline.on_ray.unhurried import do_not_hurry
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
 ATTEMPTS = 8
+# Micro-batches that an actor has in hand: while its stage is at work on one, the arrays of the other are fetched or put
+# away. Ray Data calls the stage from one thread.
+OVERLAPPING = 2
 PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only once so many have come after it
 
 
@@ -103,7 +106,9 @@ def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand) ->
         return graph.map_batches(
             _OneRow,
             batch_size=1,
-            compute=ActorPoolStrategy(min_size=demand.smallest, max_size=demand.count),
+            compute=ActorPoolStrategy(
+                min_size=demand.smallest, max_size=demand.count, max_concurrent_calls_per_actor=OVERLAPPING
+            ),
             num_cpus=demand.cpus,
             num_gpus=demand.gpus or None,
             memory=demand.memory or None,

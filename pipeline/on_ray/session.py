@@ -29,6 +29,9 @@ QUIET = {
     "RAY_event_stats": "0",
     "RAY_metrics_report_interval_ms": "60000",
 }
+# Idle processes that stay. Ray otherwise keeps as many as CPUs are free, so none while precompute holds them all, and
+# each of its read tasks would start a new one: two seconds of a processor.
+KEPT_IDLE = "1"
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Session:
         if not self.dashboard:
             for name, value in QUIET.items():
                 os.environ.setdefault(name, value)
+        os.environ.setdefault("RAY_num_workers_soft_limit", KEPT_IDLE)
         import ray
 
         # Workers inherit this environment: one thread each unless a recipe says otherwise (sums depend on it).
