@@ -13,8 +13,8 @@ PIXELS = 64 * 16 * 224 * 224 * 3
 def test_memory_grows_with_the_micro_batch() -> None:
     recipe = build_recipe(LARGE)
     _, decode, teacher = target_demands(recipe, Capacity(8.0, 0.0, "", memory_per_cpu=64e9))
-    assert decode.memory == pytest.approx(1.25 * (0.5e9 + 4 * PIXELS))
-    assert teacher.memory == pytest.approx(1.25 * (1e9 + 6 * PIXELS))
+    assert decode.memory == pytest.approx(1.25 * (0.5e9 + 6 * PIXELS))
+    assert teacher.memory == pytest.approx(1.25 * (1e9 + 7 * PIXELS))
 
 
 @pytest.mark.parametrize("node", [(2.0, 1e9), (2.0, 0.3e9), (8.0, 4e9), (8.0, 500e9)])
