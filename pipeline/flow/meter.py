@@ -47,6 +47,7 @@ class Meter:
     seconds: float = 0.0
     pools: "Pools | None" = None
     _began: float = 0.0
+    _first: tuple[int, float] | None = None  # clips and seconds when the first micro-batch was done
     _said: float = 0.0
     _shown: float = 0.0
     _metrics: "Metrics | None" = None
@@ -85,7 +86,9 @@ class Meter:
         self.in_flight = max(0, int(row.get("in_flight", 1)) - 1)  # without this one
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.open_shards, self.most_open = open_shards, max(self.most_open, open_shards)
-        self._tell(time.monotonic())
+        now = time.monotonic()
+        self._first = self._first or (self.clips, now - self._began)
+        self._tell(now)
 
     @property
     def quarantined(self) -> Counter[str]:
@@ -134,6 +137,13 @@ class Meter:
     def rate(self) -> float:
         return self.clips / self.seconds if self.seconds else 0.0
 
+    @property
+    def pace(self) -> float:
+        """Clips per second since the first micro-batch was done: actors start in seconds, which say nothing of what is
+        left. 0 until a second one is done."""
+        clips, seconds = self._first or (0, 0.0)
+        return (self.clips - clips) / (self.seconds - seconds) if self.seconds > seconds else 0.0
+
     def _busy(self, seconds: float) -> float:
         actors = self.pools.decode.count if self.pools else 1
         return seconds / (actors * self.seconds) if self.seconds else 0.0
@@ -150,9 +160,9 @@ class Meter:
             self._metrics.show(self._values(), self.quarantined)
 
     def _told(self) -> str:
-        left = (self.views - self.clips) / self.rate if self.rate else 0.0
         bad = sum(self.quarantined.values())
-        return f"{self.rate:.3g} clips/s, {duration(left)} left" + (f", {bad} videos in quarantine" if bad else "")
+        left = duration((self.views - self.clips) / self.pace) if self.pace else "some time"
+        return f"{self.pace:.3g} clips/s, {left} left" + (f", {bad} videos in quarantine" if bad else "")
 
     def _values(self) -> dict[str, float]:
         return {

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, testing, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.host import run_tasks
-from pipeline.flow.step import Made, Step, content, ensure, files_of, is_done
+from pipeline.flow.step import Made, Step, Timing, content, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
@@ -30,18 +30,27 @@ class Model:
 
 def fitted_teacher(context: Context, videos: Videos, views: Views, labels: Path) -> Model:
     """The teacher of a recipe with `teacher.fit: true`, trained on the labels artefact `labels`."""
-    from pipeline.distill.data import DataSpec
-    from pipeline.flow.tasks import TrainTask
-
     timing = context.timing("fit-teacher")
     step = fit_step(context, videos, views, labels.name)
     folder = step.folder(context.workspace)
+    if is_done(folder):  # known before torch is imported
+        timing.skipped = True
+        LOG.info("%s: done before (%s)", timing.step, step.key[:8])
+    else:
+        _fit(context, videos, views, labels, step, timing)
+    return Model("teacher", folder, step.key)
+
+
+def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Step, timing: Timing) -> None:
+    from pipeline.distill.data import DataSpec
+    from pipeline.flow.tasks import TrainTask
+
+    folder = step.folder(context.workspace)
     data = DataSpec(str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels))
-    run_id = context.track().start_run("teacher", parent=context.parent_run) if not is_done(folder) else ""
+    run_id = context.track().start_run("teacher", parent=context.parent_run)
     task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, saw_labels=True), run_id)
     _about(step, folder)
     run_tasks(context, "fit-teacher", [task], timing, step.key)
-    return Model("teacher", folder, step.key)
 
 
 def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) -> Step:

@@ -19,6 +19,16 @@ from pipeline.manifest.plan import read_plan
 from tests.integration.conftest import DEBUG, Main
 from tests.support.driver import arguments, drive, files, kill_when, marker, summary, weights
 
+SEEN = """
+import sys
+sys.argv = {line!r}
+from jobs.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print("heavy:", [name for name in ("torch", "ray", "mlflow") if name in sys.modules])
+"""
 BROKEN = {"empty.mp4", "text.mp4", "cut.mp4"}
 
 
@@ -167,6 +177,15 @@ def test_a_second_run_writes_nothing_and_says_so(main: Main) -> None:
     assert files(main.workspace) == before
     assert "nothing to do" in again.err
     assert again.out == main.first.out
+
+
+def test_targets_that_are_there_are_found_without_torch_ray_or_mlflow(main: Main, told: dict) -> None:
+    """Of a fitted teacher, too: what it was fitted on is known from the store."""
+    seen = SEEN.format(line=arguments("precompute", DEBUG, main.sets())[2:])  # after the interpreter and -m
+    done = drive([sys.executable, "-c", seen], env=main.head.env)
+    assert done.code == 0, done.err[-2000:]
+    targets = store(main, "targets", told["keys"]["targets-train"])
+    assert done.out.splitlines()[-2:] == [str(targets), "heavy: []"]
 
 
 def test_a_deleted_marker_redoes_exactly_that_shard(main: Main, told: dict) -> None:

@@ -45,6 +45,24 @@ def test_the_queue_is_what_is_on_the_way_beside_the_row_that_came(monkeypatch: p
     assert meter.finish()["max_in_flight"] == 4
 
 
+def test_what_is_left_is_told_from_the_pace_since_the_first_micro_batch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Actors that took 100 s to start, then a clip a second: 90 of 120 are left after 20 more."""
+    clock = iter((0.0, 100.0, 120.0, 120.0))
+    monkeypatch.setattr("pipeline.flow.meter.time.monotonic", lambda: next(clock))
+    meter = Meter("precompute", 120, [], metered=False)
+    meter.begin(Pools(Demand("decode actors", 1, 1.0)))
+    with caplog.at_level("INFO"):
+        meter.note({}, 10, 1)
+        meter.note({}, 20, 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "precompute: 10 of 120 views, 0 clips/s, some time left",
+        "precompute: 30 of 120 views, 1 clips/s, 90 s left",
+    ]
+    assert meter.finish()["clips_per_second"] == 0.25
+
+
 def test_the_table_shows_the_estimate_beside_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     guessed = Estimate(6, 60.0, 9.0, 30.0, 0.01, 0.01, 1)
     said = " ".join(table(played(monkeypatch, estimate=guessed).finish()).split())
