@@ -5,7 +5,7 @@
     naive     one shard after the other: read the plan, decode in this process, forward, write the targets; serial
 
 Workers of the naive arm take shards as they come free (a file per shard, made by the first to ask), so that none waits.
-Plain processes: they are stronger than the same loop in Ray actors, which would share the cores with Ray's own.
+They are actors of Ray, or plain processes: those are stronger, as no process of Ray shares the cores with them.
 """
 
 import json

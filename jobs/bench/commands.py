@@ -17,6 +17,10 @@ Settings = Annotated[
     list[Literal["shared", "simulated", "cuda"]] | None,
     Parameter(help="Where the teacher runs: on the same cores, on a simulated device, on an accelerator", negative=()),
 ]
+Naive = Annotated[
+    Literal["actors", "processes"],
+    Parameter(help="Workers of the naive arm: actors of Ray, or processes that have the cores to themselves"),
+]
 
 
 def throughput(
@@ -32,9 +36,10 @@ def throughput(
     model_size: int = 64,
     frames: Literal["none", "raw", "jpeg"] = "none",
     views: int = 1,
+    naive: Naive = "actors",
     sets: Sets = None,
 ) -> None:
-    """Decode-only, teacher-only, a plain loop of processes and precompute itself, in turn, so that a drift cancels.
+    """Decode-only, teacher-only, a plain loop in every worker and precompute itself, in turn, so that a drift cancels.
 
     Each naive and pipeline run lasts at least `seconds` at the bound's rate, each decode-only and teacher-only one
     `segment`; `rounds` of all four. `--set` changes the pipeline's recipe.
@@ -45,7 +50,8 @@ def throughput(
     folder = _folder(work)
     settings = tuple(setting or ("shared", "simulated"))
     chosen: dict[str, Any] = {"seconds": seconds, "segment": segment, "rounds": rounds, "settings": settings}
-    chosen |= {"model": model, "model_size": model_size, "frames": frames, "views": views, "sets": tuple(sets or ())}
+    chosen |= {"model": model, "model_size": model_size, "frames": frames, "views": views, "naive": naive}
+    chosen["sets"] = tuple(sets or ())
     study = Study.quick(folder, **chosen) if quick else Study(folder, **chosen)
     result = study.run()
     report.finish(result, report.throughput_text(result), out or folder / "throughput.json")

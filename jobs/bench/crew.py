@@ -2,6 +2,7 @@
 
 The worker's side is `python -m jobs.bench.crew`: a job (one line of JSON) comes in, `ready` goes out, the next line is
 the signal, and then the answer: (second, clips) of every micro-batch, and the processor time with that of its child.
+Workers may also be actors of a Ray session (jobs.bench.actors), which shares the cores with them.
 """
 
 import json
@@ -33,7 +34,7 @@ def run_crew(job: Any, workers: int) -> Measured:
 
     A job with `seconds` is measured by each worker's own last micro-batch, one without by the moment when all is done.
     """
-    crew = [_start() for _ in range(workers)]
+    crew = [_start("jobs.bench.crew") for _ in range(workers)]
     try:
         for number, process in enumerate(crew):
             _send(process, json.dumps(asdict(replace(job, worker=number, workers=workers)), default=str))
@@ -48,6 +49,21 @@ def run_crew(job: Any, workers: int) -> Measured:
             process.wait()
 
 
+def run_actors(job: Any, workers: int) -> Measured:
+    """The same, but the workers are actors of a Ray session of their own."""
+    host = _start("jobs.bench.actors")
+    try:
+        _send(host, json.dumps(asdict(replace(job, workers=workers)), default=str))
+        _answer(host)
+        _send(host, "go")
+        found = _measured(job, _answer(host)["workers"])
+        host.wait()  # Ray ends with it
+        return found
+    finally:
+        host.kill()
+        host.wait()
+
+
 def _measured(job: Any, answers: Sequence[dict[str, Any]]) -> Measured:
     done = [answer["done"] for answer in answers]
     clips = sum(count for worker in done for _, count in worker)
@@ -58,8 +74,8 @@ def _measured(job: Any, answers: Sequence[dict[str, Any]]) -> Measured:
     return Measured(job.arm, clips, seconds, rate, sum(answer["cpu"] for answer in answers), len(answers))
 
 
-def _start() -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "jobs.bench.crew"]
+def _start(module: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", module]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
 
 
@@ -86,6 +102,11 @@ def main() -> None:
     step = ARMS[job.arm](job)
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
+    print(json.dumps(work(job, step)), flush=True)
+
+
+def work(job: Any, step: Any) -> dict[str, Any]:
+    """Do `step` of `job` for its seconds or to its end; the answer."""
     before, began = _cpu(), time.monotonic()
     done: list[tuple[float, int]] = []
     while job.seconds is None or time.monotonic() - began < job.seconds:
@@ -93,7 +114,7 @@ def main() -> None:
         if clips is None:
             break
         done.append((time.monotonic() - began, clips))
-    print(json.dumps({"done": done, "cpu": _cpu() - before}), flush=True)
+    return {"done": done, "cpu": _cpu() - before}
 
 
 def _cpu() -> float:

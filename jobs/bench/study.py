@@ -41,6 +41,7 @@ class Study:
     frames: str
     views: int
     sets: tuple[str, ...] = ()
+    naive: str = "actors"
     films: Films = FILMS
     size: tuple[int, int] = (112, 112)
     num_frames: int = 16
@@ -126,7 +127,8 @@ class Study:
         options = {} if self.model != "compact" else {"widths": [8, 16, 16, 16]}
         folder, section = torch_teacher(self.work, self.model, self.model_size, options)
         teacher = Teacher(TeacherJob(str(folder), load.slots, device), section)
-        return Setting("shared", load, teacher, CORES, CORES, self.frames, sets=self.sets, every=self.every)
+        said: dict[str, Any] = {"sets": self.sets, "every": self.every, "naive": self.naive}
+        return Setting("shared", load, teacher, CORES, CORES, self.frames, **said)
 
     def _options(self, load: Workload) -> dict[str, Any]:
         view = f"{load.num_frames} frames of {load.size[0]}×{load.size[1]}"
@@ -138,6 +140,7 @@ class Study:
             "micro-batch": f"{load.slots} clips (at least {MICRO_BATCH_SECONDS:g} s of one process in each stage)",
             "shard": f"{load.shard_views} clips",
             "frames": self.frames,
+            "naive": f"as many {self.naive} as cores",
             "seconds, segment, rounds": f"{self.seconds:g}, {self.segment:g}, {self.rounds}",
             "sets": ", ".join(self.sets) or "none",
         }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.bench.arms import Job
-from jobs.bench.crew import run_crew
+from jobs.bench.crew import run_actors, run_crew
 from jobs.bench.driver import PipelineRun, drive, plan_folder, run_pipeline
 from jobs.bench.rates import Measured, best_split, clips_for, ratios, separate_bound, shared_bound, slots_for
 from jobs.bench.workload import CORES, Workload, plain_teacher, pools
@@ -47,7 +47,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Setting:
-    """One placement of the teacher. `device_rate`: clips per second of a simulated device."""
+    """One placement of the teacher. `device_rate`: clips per second of a simulated device; `naive`: what the workers of
+    the naive arm are, actors or processes."""
 
     name: str
     load: Workload
@@ -58,6 +59,7 @@ class Setting:
     device_rate: float | None = None
     sets: tuple[str, ...] = ()
     every: float = 2.0
+    naive: str = "actors"
 
     @property
     def shared(self) -> bool:
@@ -112,7 +114,7 @@ def run_naive(setting: Setting, recipe: Path) -> tuple[Path, Measured]:
     places: dict[str, Any] = {"plan": plan_folder(recipe), "root": root / "videos", **folders}
     places = {name: str(path) for name, path in places.items()}
     job = replace(setting.job("naive", None), **places)
-    return folders["out"], run_crew(job, CORES)
+    return folders["out"], (run_actors if setting.naive == "actors" else run_crew)(job, CORES)
 
 
 def check_equal(setting: Setting, clips: int) -> int:
