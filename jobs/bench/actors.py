@@ -10,18 +10,7 @@ from jobs.bench.arms import ARMS, Job
 from jobs.bench.crew import ONE_THREAD, work
 from pipeline.on_ray.session import Session
 
-
-class Worker:
-    """One worker of the crew: ready once it is made."""
-
-    def __init__(self, job: Job) -> None:
-        self.job, self.step = job, ARMS[job.arm](job)
-
-    def ready(self) -> bool:
-        return True
-
-    def work(self) -> dict[str, Any]:
-        return work(self.job, self.step)
+_steps: dict[int, Any] = {}  # of this actor
 
 
 def main() -> None:
@@ -33,18 +22,28 @@ def main() -> None:
     session = Session(None, dashboard=False)
     session.start()
     try:
-        import ray
+        from pipeline.on_ray.pool import WarmPool
 
-        actor: Any = ray.remote(Worker).options(num_cpus=1)
-        crew = [actor.remote(replace(job, worker=number)) for number in range(job.workers)]
-        ray.get([worker.ready.remote() for worker in crew])
-        print(json.dumps({"ready": True}), file=answers)
-        sys.stdin.readline()
-        done = ray.get([worker.work.remote() for worker in crew])
+        jobs = [replace(job, worker=number) for number in range(job.workers)]
+        with WarmPool(job.workers) as pool:
+            pool.map(_prepare, jobs)
+            print(json.dumps({"ready": True}), file=answers)
+            sys.stdin.readline()
+            done = pool.map(_work, jobs)  # in the same order, so each by the actor that prepared it
     finally:
         session.close()
     print(json.dumps({"workers": done}), file=answers)
 
 
+def _prepare(job: Job) -> None:
+    _steps[job.worker] = ARMS[job.arm](job)
+
+
+def _work(job: Job) -> dict[str, Any]:
+    return work(job, _steps[job.worker])
+
+
 if __name__ == "__main__":
-    main()
+    from jobs.bench import actors
+
+    actors.main()  # by its name: actors that import it share its state, those of a __main__ would each have a copy
