@@ -106,7 +106,9 @@ def precompute(context: Context, retry: Sequence[str] | None = None) -> Path:
     `retry` as for `begin`.
     """
     if context.recipe.teacher.fit:
-        return to_targets(begin(context, retry)).taught.targets.folders["train"]
+        fitted = to_targets(begin(context, retry)).stored
+        assert fitted is not None
+        return fitted.folders["train"]
     _refuse_early(context)
     planned = apart(_plan_alone, context, retry)
     context.timings, context.keys = planned.timings, planned.keys
