@@ -161,8 +161,9 @@ class Meter:
 
     def _told(self) -> str:
         bad = sum(self.quarantined.values())
-        left = duration((self.views - self.clips) / self.pace) if self.pace else "some time"
-        return f"{self.pace:.3g} clips/s, {left} left" + (f", {bad} videos in quarantine" if bad else "")
+        pace = self.pace if self.clips < self.views else self.rate  # in the end the whole job's, as in the summary
+        left = duration((self.views - self.clips) / pace) if pace else "some time"
+        return f"{pace:.3g} clips/s, {left} left" + (f", {bad} videos in quarantine" if bad else "")
 
     def _values(self) -> dict[str, float]:
         return {

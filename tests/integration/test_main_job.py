@@ -17,18 +17,8 @@ from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
 from pipeline.manifest.plan import read_plan
 from tests.integration.conftest import DEBUG, Main
-from tests.support.driver import arguments, drive, files, kill_when, marker, summary, weights
+from tests.support.driver import arguments, drive, files, kill_when, listing_imports, marker, summary, weights
 
-SEEN = """
-import sys
-sys.argv = {line!r}
-from jobs.cli import main
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-print("heavy:", [name for name in ("torch", "ray", "mlflow") if name in sys.modules])
-"""
 BROKEN = {"empty.mp4", "text.mp4", "cut.mp4"}
 
 
@@ -115,17 +105,8 @@ def test_the_exported_program_and_the_saved_network_agree(main: Main, told: dict
 
 def test_predict_names_classes_and_says_why_a_damaged_file_fails(main: Main, told: dict) -> None:
     good, bad = told["sample"], next(main.root.glob("*/text.mp4"))
-    command = [
-        sys.executable,
-        "-m",
-        "jobs",
-        "predict",
-        str(good),
-        str(bad),
-        "--model",
-        str(main.workspace / told["export"]),
-    ]
-    done = drive(command)
+    command = [sys.executable, "-m", "jobs", "predict", good, bad, "--model", main.workspace / told["export"]]
+    done = drive([str(part) for part in command])
     lines = done.out.splitlines()
     assert done.code == 1
     assert len([line for line in lines if "%" in line]) == 5
@@ -181,11 +162,11 @@ def test_a_second_run_writes_nothing_and_says_so(main: Main) -> None:
 
 def test_targets_that_are_there_are_found_without_torch_ray_or_mlflow(main: Main, told: dict) -> None:
     """Of a fitted teacher, too: what it was fitted on is known from the store."""
-    seen = SEEN.format(line=arguments("precompute", DEBUG, main.sets())[2:])  # after the interpreter and -m
-    done = drive([sys.executable, "-c", seen], env=main.head.env)
+    command = arguments("precompute", DEBUG, main.sets())
+    done = drive(listing_imports(command, ("torch", "ray", "mlflow")), env=main.head.env)
     assert done.code == 0, done.err[-2000:]
     targets = store(main, "targets", told["keys"]["targets-train"])
-    assert done.out.splitlines()[-2:] == [str(targets), "heavy: []"]
+    assert done.out.splitlines()[-2:] == [str(targets), "imported: []"]
 
 
 def test_a_deleted_marker_redoes_exactly_that_shard(main: Main, told: dict) -> None:

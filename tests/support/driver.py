@@ -34,6 +34,17 @@ def arguments(command: str, recipe: Path, sets: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", "jobs", command, str(recipe), *pairs]
 
 
+def listing_imports(command: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A driver's command line (of `arguments`) that prints last which modules of `names` it imported."""
+    script = (
+        f"import sys\nsys.argv = {list(command[2:])!r}\n"
+        "from jobs.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('imported:', [name for name in {list(names)!r} if name in sys.modules])\n"
+    )
+    return [sys.executable, "-c", script]
+
+
 def drive(command: Sequence[str], *, timeout: float = 1200, env: dict[str, str] | None = None) -> Finished:
     """Run a driver to its end; the limit only ends one that hangs, on a machine however busy."""
     done = subprocess.run(

@@ -63,6 +63,19 @@ def test_what_is_left_is_told_from_the_pace_since_the_first_micro_batch(
     assert meter.finish()["clips_per_second"] == 0.25
 
 
+def test_in_the_end_nothing_is_left_even_of_a_single_micro_batch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter((0.0, 40.0, 40.0))
+    monkeypatch.setattr("pipeline.flow.meter.time.monotonic", lambda: next(clock))
+    meter = Meter("precompute", 10, [], metered=False)
+    meter.begin(Pools(Demand("decode actors", 1, 1.0)))
+    with caplog.at_level("INFO"):
+        meter.note({}, 10, 1)
+        meter.finish()
+    assert caplog.records[-1].getMessage() == "precompute: 10 of 10 views, 0.25 clips/s, 0 s left"
+
+
 def test_the_table_shows_the_estimate_beside_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     guessed = Estimate(6, 60.0, 9.0, 30.0, 0.01, 0.01, 1)
     said = " ".join(table(played(monkeypatch, estimate=guessed).finish()).split())
