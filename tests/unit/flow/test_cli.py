@@ -13,6 +13,7 @@ import pytest
 
 from jobs.cli import COMMANDS, main
 from pipeline.config.load import recipe_yaml
+from tests.support.driver import arguments, drive, listing_imports
 from tests.unit.flow.small import class_folders, python, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
@@ -135,18 +136,11 @@ def test_a_printed_recipe_is_the_same_recipe(written: Path, tmp_path: Path, here
 
 
 def test_manifest_prints_its_folder_last_and_needs_no_torch(written: Path, workspace: Path) -> None:
-    lines = python(
-        "import sys\n"
-        f"sys.argv = ['stagedkd', 'manifest', {str(written)!r}]\n"
-        "from jobs.cli import main\n"
-        "try:\n"
-        "    main()\n"
-        "except SystemExit as end:\n"
-        "    assert not end.code, end.code\n"
-        "heavy = sorted({'torch', 'ray', 'mlflow', 'scipy'} & set(sys.modules))\n"
-        "print('# heavy:', heavy)\n"
-    )
-    assert lines[-1] == "# heavy: []"
+    command = arguments("manifest", written, {})
+    done = drive(listing_imports(command, ("torch", "ray", "mlflow", "scipy")))
+    assert done.code == 0, done.err[-2000:]
+    lines = done.out.splitlines()
+    assert lines[-1] == "imported: []"
     folder = Path(lines[-2])
     assert folder.parent == workspace / "store" / "manifest"
     assert (folder / "version-00000001.json").is_file()
