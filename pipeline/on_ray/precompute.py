@@ -24,6 +24,7 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.errors import JobError
+from pipeline.on_ray.alone import alone
 from pipeline.on_ray.capacity import READ_CPUS, Demand
 from pipeline.on_ray.forget import forget_block_statistics
 from pipeline.on_ray.source import MicroBatches
@@ -78,7 +79,7 @@ def stream(
     """
     source = MicroBatches(shards, open_shards, pools.enough, PREFETCHED)
     try:
-        with source.gate(_configured(pools)):
+        with alone(), source.gate(_configured(pools)):
             for batch in _graph(source, frames, teacher, pools).iter_batches(
                 batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED
             ):
