@@ -55,7 +55,8 @@ def alone() -> Iterator[None]:
         if node is not None and node.head:
             _replace(undo, streaming_executor, "create_cluster_autoscaler", OneNode)
             _replace(undo, actor_pool_map_operator, "get_or_create_actor_location_tracker", Nowhere)
-            _replace(undo, actor_pool_map_operator, "get_actor_locations", lambda _: {})  # Ray knows each one's first
+            # Without an answer Ray takes the node where an actor first came up; there is no other.
+            _replace(undo, actor_pool_map_operator, "get_actor_locations", lambda _: {})
             if not node.webui_url:
                 _replace(undo, stats, "get_or_create_stats_actor", Nowhere)
         yield

@@ -23,8 +23,8 @@ LOG = logging.getLogger(__name__)
 RESOURCE_POLL = 5.0
 SAY_EVERY = 60.0
 # What a session of our own goes without where no dashboard shows it: a record of every task each second, statistics of
-# Ray's event loops, metrics more often than once a minute, and a look for new log files ten times a second. Two percent
-# of a core, with five idle actors.
+# Ray's event loops, metrics more often than once a minute, and a look for new log files ten times a second. One and a
+# half percent of a core, with five idle actors.
 QUIET = {
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # from so many files on, it looks only every so many seconds:
     "LOG_NAME_UPDATE_INTERVAL_S": "1",
