@@ -4,13 +4,16 @@ It may be killed at any moment, holds nothing that matters, and never loads torc
 copy of stdout; fd 1 then leads to stderr, so that chatter of a decoder cannot enter the protocol.
 """
 
+import ctypes
 import errno
+import itertools
 import mmap
 import os
 import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,6 +30,9 @@ _ALARM_FACTOR = 3
 # The part of a file that is read before it is decoded, and at a time when nothing decodes it.
 _CHECK_BYTES = 1 << 26
 
+# After so many requests freed memory goes back to the system; each time costs a millisecond or two.
+_GIVE_BACK_EVERY = 5
+
 _readers: dict[tuple[str, Limits], Reader] = {}
 
 
@@ -36,15 +42,31 @@ def main() -> None:
     _limit_memory(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     write_all(replies, encode({"ready": os.getpid()}))
-    while True:
+    give_back = _memory_returner()
+    for count in itertools.count(1):
         try:
             request, _ = receive(partial(read_exactly, requests))
         except EOFError:
             return
-        signal.alarm(int(_ALARM_FACTOR * request["deadline"]) + 1)
-        header, payload = _answer(request)
-        signal.alarm(0)
-        write_all(replies, encode(header, payload))
+        _serve(request, replies)
+        if not count % _GIVE_BACK_EVERY:
+            give_back(0)
+
+
+def _serve(request: dict[str, Any], replies: int) -> None:
+    signal.alarm(int(_ALARM_FACTOR * request["deadline"]) + 1)
+    header, payload = _answer(request)
+    signal.alarm(0)
+    write_all(replies, encode(header, payload))
+
+
+def _memory_returner() -> Callable[[int], int]:
+    """malloc_trim of glibc; elsewhere nothing.
+
+    Decoders allocate pieces of all sizes in several threads; what they free lies between what they keep. decord 0.6
+    grows by 25 kB with each short film that way, and by 1 kB when this is called.
+    """
+    return getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)
 
 
 def _private_pipes() -> tuple[int, int]:

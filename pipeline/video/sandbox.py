@@ -35,8 +35,9 @@ from pipeline.video.wire import Message, views_from_message
 
 # So often may others end the child of one video before storage or memory, not the video, is said to be at fault.
 MAX_KILLS = 3
-# Decoders lose memory: decord 0.6 about 25 kB with each file that it opens. Before that is taken for the need of an
-# innocent video, the child is replaced: after so many videos, or earlier where it holds so many bytes between two.
+# Decoders lose memory: decord 0.6 about 1 kB with each file that it opens, and 25 kB where the child cannot give back
+# what was freed. Before that is taken for the need of an innocent video, the child is replaced: after so many videos,
+# or earlier where it holds so many bytes between two.
 RENEW_AFTER = 500
 RENEW_BYTES = 512 << 20
 

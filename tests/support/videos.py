@@ -162,6 +162,11 @@ def hungry() -> "_Misbehaving":
     return _Misbehaving(lambda path: np.ones(1 << 33, np.uint8))
 
 
+def scattering() -> "_Misbehaving":
+    """A reader that frees the 300 MB that it took, but for a crumb at the end; then the file is fine."""
+    return _Misbehaving(_scatter)
+
+
 def signalled() -> "_Misbehaving":
     """A reader that sends its process signal S, N times: `bad_S_N.mp4`; then the file is fine. As others would do."""
     return _Misbehaving(_signal_self)
@@ -181,6 +186,9 @@ def slow_to_load() -> "_Misbehaving":
 def telling_modules() -> "_Misbehaving":
     """A reader that fails with the list of heavy modules in its process."""
     return _Misbehaving(_tell_modules)
+
+
+_crumbs: list[bytes] = []
 
 
 class _Misbehaving:
@@ -229,6 +237,15 @@ def _signal_self(path: str | Path) -> Any:
     if len(before) < int(times):
         (Path(path).parent / f"sent_{len(before)}").touch()
         os.kill(os.getpid(), int(number))
+    return PyAVReader().open(path)
+
+
+def _scatter(path: str | Path) -> Any:
+    from pipeline.video.pyav_reader import PyAVReader
+
+    taken = [b"." * 60_000 for _ in range(5_000)]
+    _crumbs.append(taken.pop())
+    del taken
     return PyAVReader().open(path)
 
 

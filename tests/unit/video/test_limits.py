@@ -1,5 +1,6 @@
 """Files that ask for too much are refused with figures, soon, and within the child's memory."""
 
+import platform
 import struct
 import zlib
 from collections.abc import Iterator
@@ -35,8 +36,12 @@ def refused(child: DecodeChild, path: Path) -> str:
 
 def peak_bytes(child: DecodeChild) -> int:
     """The most memory that the child ever had resident."""
+    return memory_bytes(child, "VmHWM")
+
+
+def memory_bytes(child: DecodeChild, kind: str = "VmRSS") -> int:
     lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(kind))
 
 
 def huge_picture(path: Path, side: int) -> Path:
@@ -120,6 +125,20 @@ def test_memory_beyond_the_limit_is_refused_and_the_next_video_is_fine(tmp_path:
         assert isinstance(child.decode(mp4, VIEWS, POLICY), list)
     with DecodeChild("pyav", None) as child:
         assert isinstance(child.decode(large, VIEWS, POLICY), list)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked to give memory back")
+def test_memory_that_a_decoder_freed_goes_back_to_the_system(tmp_path: Path, mp4: Path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(mp4.read_bytes())
+    with DecodeChild("tests.support.videos:scattering", None) as child:
+        child.decode(mp4, VIEWS, POLICY)
+        before = memory_bytes(child)
+        assert isinstance(child.decode(bad, VIEWS, POLICY), list)
+        assert peak_bytes(child) > before + (250 << 20)
+        for _ in range(10):
+            child.decode(mp4, VIEWS, POLICY)
+        assert memory_bytes(child) < before + (50 << 20)
 
 
 def test_limits_travel_with_each_request(child: DecodeChild, mp4: Path):
