@@ -31,4 +31,4 @@ class JobError(StagedKDError, RuntimeError):
 
 
 class StorageError(JobError, OSError):
-    """An object store refused or did not answer for long: nothing about the file itself, so never a quarantine."""
+    """A store refused or had trouble for long: nothing about the file itself, so never a quarantine."""

@@ -19,6 +19,7 @@ from pipeline.artifacts.files import create_if_absent, listing, publish, read_if
 from pipeline.artifacts.identity import canonical_json, file_digest
 from pipeline.artifacts.layout import SCHEMA, check_version, parse_json, read_json
 from pipeline.artifacts.parquet import read_groups, write_parquet
+from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.places import is_remote
 from pipeline.errors import InputError, JobError
 
@@ -121,9 +122,13 @@ def read_object(
 
     Where its own file is gone they are read from the compacted file that holds them (compact.py).
     Size and page checksums are always checked; the sha256 of the whole file where `check`, and always where it came
-    from an object store. JobError names what is damaged, InputError an unknown column; an OSError of the store itself
-    passes through.
+    from an object store. JobError names what is damaged, InputError an unknown column; StorageError and OSError are of
+    the store itself.
     """
+    return patiently("read", folder / obj.name, _read, folder, obj, columns, check)
+
+
+def _read(folder: Path, obj: DataObject, columns: Sequence[str] | None, check: bool) -> pa.Table:
     try:
         return _read_own(folder, obj, columns, check)
     except MissingError:
@@ -202,7 +207,7 @@ def write_file(folder: Path, name: str, rows: int, write: Callable[[Path], objec
 
     if not publish(path, measured):
         raise JobError(f"{path} exists already, and data is never overwritten: take a new attempt name")
-    return written[0]
+    return written[-1]
 
 
 def _fetched(path: Path, obj: DataObject) -> bytes:

@@ -1,13 +1,14 @@
 """Files that appear whole or not at all, in a folder or in an object store (`places.place` gives the path).
 
 A reader never sees half a file. In a folder, every file is written under a hidden temporary name, flushed to the disk,
-and then linked (create if absent) or renamed (replace) to its name; in an object store one request does it, and
-StorageError says what lasts longer than its retries. Nothing else in the project reads or writes a store.
+and then linked (create if absent) or renamed (replace) to its name; in an object store one request does it. Trouble
+that may pass is waited out; StorageError says what lasts longer. Nothing else in the project reads or writes a store.
 """
 
 import fnmatch
 import os
 import re
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts import s3
+from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.places import is_remote, place
 from pipeline.errors import JobError
 
@@ -44,6 +46,7 @@ def create_if_absent(path: Path, data: bytes) -> bool:
 def publish(path: Path, write: Callable[[Path], object]) -> bool:
     """Let `write` fill a local temporary file, then name it `path` unless that exists. Returns as create_if_absent.
 
+    `write` is called again, with a new file, where a disk or a mount has trouble that may pass.
     In an object store a file of more than `s3_parts.PART` bytes needs a name of its own: two racers may both get True.
     """
     if is_remote(path):
@@ -51,15 +54,12 @@ def publish(path: Path, write: Callable[[Path], object]) -> bool:
             local = Path(folder) / path.name
             write(local)
             return s3.create(str(path), local)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = patiently("written", path, _filled, path, write)
     try:
-        write(temporary)
-        _sync(temporary)
-        won = _link(temporary, path)
+        won = patiently("written", path, _link, temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    patiently("written", path, _sync, path.parent)
     return won
 
 
@@ -67,14 +67,8 @@ def replace(path: Path, data: bytes) -> None:
     """Write `path` anew in one step; readers see the old or the new content. Not flushed: for facts that expire."""
     if is_remote(path):
         s3.put(str(path), data)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    else:
+        patiently("written", path, _replace, path, data)
 
 
 def read_if_present(path: Path) -> bytes | None:
@@ -82,7 +76,7 @@ def read_if_present(path: Path) -> bytes | None:
     if is_remote(path):
         return s3.get(str(path))
     try:
-        return path.read_bytes()
+        return patiently("read", path, path.read_bytes)
     except FileNotFoundError:
         return None
 
@@ -99,9 +93,7 @@ def read_range(path: Path, start: int, stop: int) -> bytes | None:
     if is_remote(path):
         return s3.get_range(str(path), start, stop)
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+        return patiently("read", path, _part, path, start, stop)
     except FileNotFoundError:
         return None
 
@@ -110,7 +102,7 @@ def size_of(path: Path) -> int | None:
     """Bytes of the file, None where there is none (or a folder)."""
     if is_remote(path):
         return s3.size(str(path))
-    return path.stat().st_size if path.is_file() else None
+    return patiently("read", path, _size, path)
 
 
 def listing(folder: Path, pattern: str = "*") -> list[Path]:
@@ -119,12 +111,7 @@ def listing(folder: Path, pattern: str = "*") -> list[Path]:
         start = f"{str(folder).rstrip('/')}/{re.split(r'[*?[]', pattern, maxsplit=1)[0]}"
         fits = (place(item.url) for item in s3.found(start, deep=False))
         return [path for path in fits if fnmatch.fnmatchcase(path.name, pattern)]
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if fnmatch.fnmatchcase(e.name, pattern) and e.is_file())
-    except FileNotFoundError:
-        return []
-    return [folder / name for name in names]
+    return [folder / name for name in patiently("listed", folder, _names, folder, pattern)]
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -198,13 +185,59 @@ def remove(path: Path) -> None:
     if is_remote(path):
         s3.delete(str(path))
     else:
-        path.unlink(missing_ok=True)
+        patiently("removed", path, path.unlink, True)
 
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; an object store needs none."""
     if not is_remote(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def _filled(path: Path, write: Callable[[Path], object]) -> Path:
+    """A temporary file beside `path`, written and flushed. A flush that failed is not repeated: the system may have
+    dropped the pages that it could not write, and report success the second time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        write(temporary)
+        _sync(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _part(path: Path, start: int, stop: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _names(folder: Path, pattern: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if fnmatch.fnmatchcase(e.name, pattern) and e.is_file())
+    except FileNotFoundError:
+        return []
 
 
 def _link(temporary: Path, path: Path) -> bool:

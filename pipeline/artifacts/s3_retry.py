@@ -5,13 +5,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from pipeline.errors import StagedKDError, StorageError
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 PATIENCE = 90.0  # seconds of trying again
+# The same for refused credentials: they may be on their way (a role that is renewed, rights that spread), but whoever
+# mistyped a key should not wait for long.
+REFUSAL_PATIENCE = 15.0
+_REFUSING_CODES = {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed"}
 _PASSING_STATUS = {408, 409, 425, 429}
 # Bodies that did not arrive whole or unchanged; an upload that is gone because its lost answer was "done".
 _PASSING_CODES = {
@@ -31,9 +35,9 @@ _REFUSED = (
 def retried(what: str, url: str, call: Callable[[], T]) -> T:
     """The call's result. FileNotFoundError for an object that is not there, StorageError for all else."""
     tries = Retrying(
-        stop=stop_after_delay(PATIENCE),
+        stop=_waited_enough,
         wait=wait_random_exponential(multiplier=0.25, max=15),
-        retry=retry_if_exception(_passes),
+        retry=retry_if_exception(lambda error: _passes(error) or _is_refusal(error)),
         before_sleep=partial(_log, what, url),
         reraise=True,
     )
@@ -53,6 +57,13 @@ def retried(what: str, url: str, call: Callable[[], T]) -> T:
     raise StorageError(f"{url} cannot be {what}: {reason}")
 
 
+def _waited_enough(state: RetryCallState) -> bool:
+    assert state.outcome is not None
+    error, waited = state.outcome.exception(), state.seconds_since_start or 0.0
+    assert error is not None
+    return waited >= (REFUSAL_PATIENCE if _is_refusal(error) else PATIENCE)
+
+
 def _log(what: str, url: str, state: RetryCallState) -> None:
     assert state.outcome is not None
     error = state.outcome.exception()
@@ -61,7 +72,7 @@ def _log(what: str, url: str, state: RetryCallState) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+    if _is_refusal(error) or "Credentials" in type(error).__name__:
         return f"{_REFUSED} ({_name(error)})"
     if _passes(error):
         return f"{_name(error)}, again and again for {PATIENCE:.0f} s; start the same command when the store is back"
@@ -76,6 +87,13 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, PermissionError | FileNotFoundError | FileExistsError | StagedKDError):
         return False
     return isinstance(error, OSError | TimeoutError) or _from_below(error)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store does not accept who asks, or what he may do."""
+    if isinstance(error, StagedKDError):
+        return False
+    return isinstance(error, PermissionError) or status_of(error) in (401, 403) or _code(error) in _REFUSING_CODES
 
 
 def _from_below(error: BaseException) -> bool:

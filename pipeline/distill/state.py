@@ -15,7 +15,7 @@ import torch
 
 from pipeline.artifacts.commit import Marker, commit, new_attempt, read_bytes, read_markers, write_bytes
 from pipeline.artifacts.files import remove
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageError
 
 log = logging.getLogger(__name__)
 KEPT = 2
@@ -73,6 +73,8 @@ class FolderCheckpoints:
         for marker in reversed(self._markers()):
             try:
                 return read_bytes(self._folder, marker.objects[0], check=True)
+            except StorageError:
+                raise  # the checkpoint is as good as it was
             except JobError as damage:
                 log.warning("checkpoint %s is dropped, an earlier one is used: %s", marker.shard_id, damage)
                 self._drop(marker)

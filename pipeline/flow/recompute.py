@@ -28,12 +28,13 @@ Slot = dict[str, Any]
 
 
 class Recomputer:
-    """Holds a decode child and the teacher of one targets artefact. A context manager; `checked` counts."""
+    """Holds decode children and the teacher of one targets artefact. A context manager; `checked` counts."""
 
     def __init__(self, context: Context, stored: Stored) -> None:
         job = frames_job(context.recipe, {stored.plan: stored.frames}, keep_pixels=True)
         self.stored, self.quality = stored, job.jpeg_quality if job.cache == "jpeg" else None
-        self.decode = FramesStage(replace(job, cache="none"))
+        self._job = replace(job, cache="none")
+        self._stages: dict[str, FramesStage] = {}
         self.labeler = build_labeler(stored.job)
         self.runtime = runtime([stored.job], [self.labeler])
         self.checked: Counter[str] = Counter()
@@ -45,14 +46,16 @@ class Recomputer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.decode.close()
+        for stage in self._stages.values():
+            stage.close()
 
     def compare(self, shard: str, number: int) -> list[Finding]:
         """What differs in a micro-batch: pixels of the cache, drawing and values of each stored view."""
         marker, rows, values = self._shard(shard)
         buried = self._buried(shard, rows, quarantined(self.stored.folder, marker))
         planned = self._planned(shard, number)
-        slots, frames = self._decode(shard, number, planned, buried)
+        readers = {row["video_id"]: row["reader"] for row in rows}
+        slots, frames = self._decode(shard, number, planned, buried, readers)
         packed = pack(outputs := self.labeler(frames), self.stored.codec)
         exact = "forward" not in marker.facts and marker.facts.get("runtime") == [self.runtime]
         exact = exact and self.stored.device == self.stored.fields["device"]
@@ -90,25 +93,35 @@ class Recomputer:
         buried = {video for video, where in self.stored.planned.tombstones if where == shard}
         return buried - lost - {row["video_id"] for row in rows}
 
-    def _decode(self, shard: str, number: int, planned: pa.Table, buried: set[str]) -> tuple[list[Slot], np.ndarray]:
+    def _decode(
+        self, shard: str, number: int, planned: pa.Table, buried: set[str], readers: dict[str, str]
+    ) -> tuple[list[Slot], np.ndarray]:
+        """The planned views, each by the reader that its video's rows name; two readers may differ in the last digit of
+        a time, and which one answered depends on deadlines and crashes. By the recipe's where no row is left."""
         videos = planned.column("video_id").to_pylist()
-        done = self.decode(
-            {
-                "plan": self.stored.plan,
-                "shard_id": shard,
-                "micro_batch": number,
-                "video_ids": videos,
-                "uris": ["" if video in buried else self.stored.paths.get(video, video) for video in videos],
-                "clip_ids": planned.column("clip_id").to_pylist(),
-                "view_ids": planned.column("view_id").to_pylist(),
-                "part": "",
-            }
-        )
-        slots, frames = json.loads(done["slots"]), done["frames"]
+        uris = ["" if video in buried else self.stored.paths.get(video, video) for video in videos]
+        chosen = [readers.get(video, "") for video in videos]
+        row = {"plan": self.stored.plan, "shard_id": shard, "micro_batch": number, "video_ids": videos, "part": ""}
+        row |= {name: planned.column(name[:-1]).to_pylist() for name in ("clip_ids", "view_ids")}
+        slots, frames = [Slot() for _ in videos], np.empty(0)
+        for reader in dict.fromkeys(chosen):
+            theirs = [place for place, name in enumerate(chosen) if name == reader]
+            asked = [uri if name == reader else "" for uri, name in zip(uris, chosen, strict=True)]
+            done = self._stage(reader)({**row, "uris": asked})
+            frames = frames if frames.size else np.zeros_like(done["frames"])
+            frames[theirs] = done["frames"][theirs]
+            for place, slot in enumerate(json.loads(done["slots"])):
+                slots[place] = slot if chosen[place] == reader else slots[place]
         good = [place for place, slot in enumerate(slots) if has_frames(slot)]
         if self.quality is not None and good:  # what the teacher saw are the decoded JPEGs
             frames[good] = column(frames_table([slots[n] for n in good], frames[good], self.quality), "frames")
         return slots, frames
+
+    def _stage(self, reader: str) -> FramesStage:
+        """Decodes with `reader` alone, or as the recipe says where it is empty."""
+        if reader not in self._stages:
+            self._stages[reader] = FramesStage(replace(self._job, reader=reader, alone=True) if reader else self._job)
+        return self._stages[reader]
 
     def _pixels(self, shard: str, number: int, slots: list[Slot], frames: np.ndarray) -> Iterator[Finding]:
         marker = read_marker(self.stored.frames, shard)

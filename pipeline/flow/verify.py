@@ -19,7 +19,7 @@ from pipeline.artifacts.commit import Marker, object_path, read_marker, read_obj
 from pipeline.artifacts.identity import artefact_key
 from pipeline.artifacts.layout import read_about
 from pipeline.artifacts.schemas import declaration
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, StorageError
 from pipeline.flow.build import PLANS
 from pipeline.flow.context import Context
 from pipeline.flow.open_plan import committed_shards
@@ -84,6 +84,8 @@ def _damage(name: str, folder: Path, marker: Marker) -> Iterator[Finding]:
     for obj in (*marker.objects, *([marker.quarantine] if marker.quarantine else [])):
         try:
             object_path(folder, obj, check=True)
+        except StorageError:
+            raise  # of the store, not of the file
         except JobError as error:
             yield Finding(name, str(error))
 

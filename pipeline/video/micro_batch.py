@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Trouble of a disk, a mount or memory; an object store's was waited out where it arose."""
+    """Trouble of a disk, a mount or memory with a video; a store's was waited out where it arose."""
     return isinstance(error, OSError) and not isinstance(error, StorageError)
 
 
@@ -45,7 +45,8 @@ with_backoff = retry(
 class FramesJob:
     """What a decode worker needs to know: per plan its view policy and its frames folder (a path or an address).
 
-    `cache`: what parts hold, raw rasters or JPEGs of `jpeg_quality`; with `none` no part is written.
+    `cache`: what parts hold, raw rasters or JPEGs of `jpeg_quality`; with `none` no part is written. `alone`: no second
+    reader where `reader` fails.
     """
 
     policies: Mapping[str, ViewPolicy]
@@ -57,6 +58,7 @@ class FramesJob:
     cache: str = "raw"
     jpeg_quality: int = 95
     limits: Limits = field(default_factory=Limits)
+    alone: bool = False
 
 
 class _Planned(NamedTuple):
@@ -72,7 +74,7 @@ class FramesStage:
     def __init__(self, job: FramesJob) -> None:
         assert job.cache in CACHES, job.cache
         self.job = job
-        fallback = "pyav" if job.reader != "pyav" else None
+        fallback = None if job.alone else "pyav"
         self.child = DecodeChild(reader=job.reader, fallback=fallback, deadline=job.deadline, limits=job.limits)
         self._retries = 0
 
@@ -121,11 +123,11 @@ class FramesStage:
         if quality is not None:
             frames[good] = column(table, "frames")
         name = f"{row['shard_id']}.part-{int(row['micro_batch']):05d}.{new_attempt()}.parquet"
-        return self._patiently(write_table, place(self.job.folders[row["plan"]]), name, table)
+        return write_table(place(self.job.folders[row["plan"]]), name, table)
 
     def _read_part(self, row: Mapping[str, Any]) -> tuple[list[Slot], np.ndarray, DataObject | None]:
         part = DataObject(**json.loads(row["part"]))
-        table = self._patiently(read_object, place(self.job.folders[row["plan"]]), part)
+        table = read_object(place(self.job.folders[row["plan"]]), part)
         stored, frames = replay_rows(table), self._no_frames(row)
         at = {(slot["clip_id"], slot["view_id"]): number for number, slot in enumerate(stored)}
         planned = _planned(row)
@@ -141,7 +143,7 @@ class FramesStage:
         return np.zeros((self.job.micro_batch, policy.num_frames, *policy.size, 3), np.uint8)
 
     def _patiently(self, call: Callable[..., T], *arguments: Any) -> T:
-        """The result of a call that meets storage or memory: OSErrors are waited out, and counted."""
+        """The result of a call that meets a video: OSErrors are waited out, and counted."""
         patient = with_backoff(call)
         try:
             return patient(*arguments)

@@ -24,7 +24,7 @@ from pipeline.artifacts.commit import (
 )
 from pipeline.artifacts.identity import file_digest
 from pipeline.artifacts.schemas import column, tensor_array
-from pipeline.errors import InputError, JobError
+from pipeline.errors import InputError, JobError, StorageError
 from tests.unit.artifacts.tables import frames_table, put, targets_table
 
 
@@ -163,9 +163,12 @@ def test_trouble_of_the_store_is_not_taken_for_damage(tmp_path: Path, monkeypatc
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, "input/output error")
 
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *_, **__: fails())
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(StorageError, match=r"x\.parquet cannot be read: Input/output error, again and again"):
         read_object(tmp_path, obj)
+    assert waited == [0.5, 1.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize("change", ['"schema":"2.0"', '"schema":"1"'])

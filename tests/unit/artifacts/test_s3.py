@@ -85,10 +85,6 @@ def test_what_lasts_fails_with_what_and_where(store: FakeStore, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (
-            refusal(403, "SignatureDoesNotMatch"),
-            "the credentials; check AWS_ACCESS_KEY_ID.*SignatureDoesNotMatch",
-        ),
         (refusal(404, "NoSuchBucket"), "there is no bucket 'b'"),
         (refusal(501), "HTTP 501 NotImplemented .a permanent error"),
     ],
@@ -98,6 +94,20 @@ def test_what_cannot_pass_fails_at_once(store: FakeStore, error: Exception, mess
     with pytest.raises(StorageError, match=message):
         s3.get("s3://b/k")
     assert len(store.asked) == 1
+
+
+REFUSALS = [refusal(403, "SignatureDoesNotMatch"), refusal(401, "Unauthorized"), refusal(400, "ExpiredToken")]
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_credentials_may_be_on_their_way(store: FakeStore, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.before = Once("put", error, error)
+    s3.put("s3://b/k", b"x")
+    assert store.objects["b/k"][0] == b"x"
+    monkeypatch.setattr(s3_retry, "REFUSAL_PATIENCE", 0.0)
+    store.before = Once("put", error)
+    with pytest.raises(StorageError, match=r"refuses the credentials; check AWS_ACCESS_KEY_ID.*HTTP 40[013] \w+"):
+        s3.put("s3://b/k", b"x")
 
 
 def test_an_error_of_ours_is_not_taken_for_the_stores(store: FakeStore) -> None:
@@ -236,8 +246,9 @@ def test_of_two_that_send_a_large_file_one_wins_and_the_other_leaves_no_parts(st
 
 
 def test_a_large_file_that_cannot_be_sent_leaves_no_parts(
-    store: FakeStore, large: Path, caplog: pytest.LogCaptureFixture
+    store: FakeStore, large: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(s3_retry, "REFUSAL_PATIENCE", 0.0)
     store.before = Once("upload_part", refusal(403))
     with pytest.raises(StorageError, match=r"s3://b/large cannot be written: the store refuses the credentials"):
         s3.create("s3://b/large", large)

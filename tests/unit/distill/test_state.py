@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.distill.state import FolderCheckpoints, MemoryCheckpoints, NoCheckpoints, pack, unpack
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageError
 
 
 def names(folder: Path) -> list[str]:
@@ -51,6 +51,21 @@ def test_a_damaged_checkpoint_costs_steps_and_no_training(tmp_path: Path, damage
     assert store.latest() == b"five"
     store.save(10, b"ten again")
     assert store.latest() == b"ten again", "the step can be committed again"
+
+
+def test_a_store_with_trouble_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderCheckpoints(tmp_path)
+    store.save(5, b"five")
+    store.save(10, b"ten")
+
+    def away(*_: object, **__: object) -> bytes:
+        raise StorageError("the disk does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.distill.state.read_bytes", away)
+        with pytest.raises(StorageError):
+            store.latest()
+    assert store.latest() == b"ten"
 
 
 def test_who_comes_second_to_a_step_leaves_the_first_alone(tmp_path: Path) -> None:
