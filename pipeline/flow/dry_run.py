@@ -16,6 +16,7 @@ from pipeline.flow.dry_sizes import PlanSize, duration, plan_size, size
 from pipeline.flow.dry_steps import Row, Survey
 from pipeline.flow.estimate import PROBED, Probe, estimate, probe_videos
 from pipeline.flow.targets import check_targets
+from pipeline.flow.teacher_times import TeacherTime, time_teachers
 from pipeline.manifest.entries import SPLITS
 from pipeline.on_ray.capacity import Capacity, Demand
 
@@ -25,7 +26,8 @@ WIDTH = 118
 def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     """The whole way of `recipe` as text; `name` is the recipe's stem.
 
-    `probe`: decode a few videos for real (into a temporary folder) and estimate what is to do from them.
+    `probe`: decode a few videos for real (into a temporary folder), let the teachers answer twice, and estimate what is
+    to do from that.
 
     Scans `manifest.root` where it is there, else says what it assumes. Errors: as of a real run for input that would be
     refused (an empty class, a group on two sides, a newer workspace, a name used with another root).
@@ -33,6 +35,7 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     check_targets(recipe)
     data = look(recipe)
     sizes = {plan: plan_size(recipe, data, plan) for plan in PLANS}
+    teachers = time_teachers(recipe, data.classes) if probe and data.paths else None
     survey = Survey(recipe, data, sizes)
     told = probe_videos(recipe, data.paths[:: max(1, -(-len(data.paths) // PROBED))]) if probe and data.paths else None
     if told is not None:
@@ -44,7 +47,7 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
         [*_data(data), _workspace(recipe, run, survey)],
         _steps(survey.rows()),
         ["Sizes", *_sizes(recipe, sizes)],
-        *([_probed(recipe, told, sizes, survey)] if told else []),
+        *([_probed(recipe, told, teachers, sizes, survey)] if told and teachers else []),
         _resources(recipe, found),
         _warnings([*refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
@@ -105,14 +108,18 @@ def _plan_line(plan: PlanSize) -> str:
     return f"  {plan.name:<5} {views}, {shards}, micro-batches of {plan.micro_batch}; {each}"
 
 
-def _probed(recipe: Recipe, told: Probe, sizes: Mapping[str, PlanSize], survey: Survey) -> list[str]:
+def _probed(
+    recipe: Recipe, told: Probe, teachers: TeacherTime, sizes: Mapping[str, PlanSize], survey: Survey
+) -> list[str]:
     """What is to do of both plans, by a few videos that were decoded here and now."""
     videos = {plan: survey.videos_to_do(plan) for plan in PLANS}
     views = {plan: count * sizes[plan].per_video for plan, count in videos.items()}
     each = sizes["train"].targets_bytes
-    head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers are not timed"
-    whole = f"  to do      {estimate(recipe, videos, views, each, told).words()}"
-    return [head, whole, *(_per_unit(sizes[plan]) for plan in PLANS)]
+    timed = f"take {duration(teachers.seconds)} a clip" if teachers.seconds is not None else "are not timed"
+    head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers {timed}"
+    why = [f"           ({teachers.why})"] if teachers.why else []
+    whole = f"  to do      {estimate(recipe, videos, views, each, told, teachers.seconds).words()}"
+    return [head, *why, whole, *(_per_unit(sizes[plan]) for plan in PLANS)]
 
 
 def _per_unit(plan: PlanSize) -> str:

@@ -1,4 +1,5 @@
-"""What decoding and labelling will cost, before it starts: from a few videos that are decoded for real.
+"""What decoding and labelling will cost, before it starts: from a few videos that are decoded, and a few clips that the
+teachers answer, for real.
 
 Seconds are those of one core of this machine.
 """
@@ -14,17 +15,24 @@ from typing import Any
 
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, frames_job, view_policy
-from pipeline.flow.dry_sizes import duration, size
+from pipeline.flow.dry_sizes import coded_bytes, duration, size
+from pipeline.flow.open_plan import OpenPlan
+from pipeline.flow.step import content
+from pipeline.flow.teacher import Model
+from pipeline.flow.teacher_times import time_teachers
+from pipeline.models.facts import read_facts
 from pipeline.video.views import view_keys
 
 PROBED = 8
+ESTIMATE_FROM = 4096  # views: below, probing would take a good part of the time
+OWN = "teacher"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sums over what is to do. `hours`: of decoding by the recipe's actors, `node_hours`: on `nodes` like this machine.
-
-    The teachers are not timed: beside decoders that keep up they add nothing where they have a device of their own.
+    """Sums over what is to do. `hours`: of the recipe's decoders and teachers side by side, so of the slower ones;
+    `node_hours`: on `nodes` like this machine. `teacher_seconds` is None where they could not be timed: then `hours`
+    is of decoding alone.
     """
 
     views: int
@@ -34,6 +42,7 @@ class Estimate:
     hours: float
     node_hours: float
     nodes: int
+    teacher_seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,9 +50,12 @@ class Estimate:
     def words(self) -> str:
         """In one line."""
         targets = "" if self.targets_bytes is None else f", targets {size(self.targets_bytes)}"
+        known = self.teacher_seconds is not None
+        teachers = f"teachers {duration(self.teacher_seconds or 0.0)} of one actor, " if known else ""
         return (
-            f"{self.views:,} views; decoding {duration(self.decode_seconds)} of one core, "
-            f"{duration(self.hours * 3600)} with the recipe's decoders, {self.node_hours:.2g} node-hours "
+            f"{self.views:,} views; decoding {duration(self.decode_seconds)} of one core, {teachers}"
+            f"{duration(self.hours * 3600)} with the recipe's {'actors' if known else 'decoders'}, "
+            f"{self.node_hours:.2g} node-hours "
             f"({self.nodes} like this machine); frames {size(self.frames_bytes)}{targets}"
         )
 
@@ -79,17 +91,51 @@ def probe_videos(recipe: Recipe, paths: Sequence[str]) -> Probe:
 
 
 def estimate(
-    recipe: Recipe, videos: Mapping[str, int], views: Mapping[str, int], target_bytes: float | None, probe: Probe
+    recipe: Recipe,
+    videos: Mapping[str, int],
+    views: Mapping[str, int],
+    target_bytes: float | None,
+    probe: Probe,
+    clip_seconds: float | None = None,
 ) -> Estimate:
-    """For so many videos and views per plan. `target_bytes`: of one view's targets, before compression."""
+    """For so many videos and views per plan. `target_bytes`: of one view's targets, before compression;
+    `clip_seconds`: of all teachers for one view."""
     section, total = recipe.precompute, sum(views.values())
     decode = sum(videos[plan] * probe.seconds[plan] for plan in videos)
-    hours = decode / section.decoders / 3600
+    teachers = None if clip_seconds is None else total * clip_seconds
+    hours = max(decode / section.decoders, (teachers or 0.0) / section.teachers) / 3600
     cpus = section.decoders * section.decode_cpus + section.teachers * section.teacher_cpus
     nodes = math.ceil(cpus / (os.cpu_count() or 1))
     frames_bytes = total * probe.view_bytes
     targets = None if target_bytes is None else total * target_bytes
-    return Estimate(total, frames_bytes, targets, decode, hours, hours * nodes, nodes)
+    return Estimate(total, frames_bytes, targets, decode, hours, hours * nodes, nodes, teachers)
+
+
+def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Model]) -> Estimate | None:
+    """What a pass over the open shards will take; None for a job so short that probing were a good part of it."""
+    counts = {plan.name: plan.open_views for plan in opened}
+    if sum(counts.values()) < ESTIMATE_FROM:
+        return None
+    each = {plan: len(view_keys("v", view_policy(recipe, plan), None)) for plan in PLANS}
+    videos = {plan: count // each[plan] for plan, count in counts.items()}
+    paths = [path for plan in opened for path in plan.some_paths(PROBED)][:PROBED]
+    probe = probe_videos(recipe, paths)
+    if not teachers:
+        return estimate(recipe, videos, counts, None, probe)
+    facts = [read_facts(content(teacher.folder)) for teacher in teachers]
+    own = sum(teacher.name == OWN for teacher in teachers)
+    timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own)
+    return estimate(recipe, videos, counts, _targets_bytes(recipe, facts, counts), probe, timed.seconds)
+
+
+def _targets_bytes(recipe: Recipe, facts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> float:
+    """Bytes of all teachers' targets per open view."""
+    whole = sum(
+        count * coded_bytes(recipe, each["num_classes"], each["dims"], plan)
+        for plan, count in counts.items()
+        for each in facts
+    )
+    return whole / max(1, sum(counts.values()))
 
 
 def _row(recipe: Recipe, plan: str, path: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -23,29 +23,24 @@ from pipeline.artifacts.layout import read_json, write_about
 from pipeline.artifacts.lease import Lease
 from pipeline.artifacts.snapshot import pin
 from pipeline.config.base import identity_fields
-from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
-from pipeline.flow.build import PLANS, device, frames_job, view_policy
+from pipeline.flow.build import PLANS, device, frames_job
 from pipeline.flow.complete import check_complete
 from pipeline.flow.context import Context
 from pipeline.flow.demands import frame_demands, target_demands
-from pipeline.flow.dry_sizes import coded_bytes
-from pipeline.flow.estimate import PROBED, Estimate, estimate, probe_videos
+from pipeline.flow.estimate import expected
 from pipeline.flow.meter import Meter, summary_path, table
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.plans import PlanView, plan_step
-from pipeline.flow.step import Step, Timing, content, describe, owner
+from pipeline.flow.step import Step, Timing, describe, owner
 from pipeline.flow.targets import codec_of, teacher_jobs, teacher_steps
 from pipeline.flow.teacher import Model
 from pipeline.flow.videos import Views
-from pipeline.models.facts import read_facts
 from pipeline.targets.committer import ShardCommitter, TeacherTargets
 from pipeline.targets.share import BadShare
-from pipeline.video.views import view_keys
 
 LOG = logging.getLogger(__name__)
 FRAMES_VERSION = 1
-ESTIMATE_FROM = 4096  # views: below, probing would take a good part of the time
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ def _run(context: Context, name: str, work: Work) -> None:
             plan.name: _committer(context, plan, work, checks[plan.name], share) for plan in work.opened if plan.todo
         }
         tallies = [committer.tally for committer in committers.values()]
-        meter = stack.enter_context(Meter(name, views, tallies, _estimate(context, work, views)))
+        meter = stack.enter_context(Meter(name, views, tallies, expected(context.recipe, work.opened, work.teachers)))
         for row in _stream(context, name, work, committers, timing, meter):
             committer = committers[row["plan"]]
             if shard := committer.add(row):
@@ -179,30 +174,6 @@ def _summarise(context: Context, name: str, numbers: dict[str, Any]) -> None:
     if context.recipe.tracking.enabled:
         flat = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
         context.track().log(context.parent_run, {f"{name}/{key}": value for key, value in flat.items()})
-
-
-def _estimate(context: Context, work: Work, views: int) -> Estimate | None:
-    """Worked out from a few videos where the job is long enough to be worth it."""
-    if views < ESTIMATE_FROM:
-        return None
-    recipe = context.recipe
-    counts = {plan.name: plan.open_views for plan in work.opened}
-    each = {plan: len(view_keys("v", view_policy(recipe, plan), None)) for plan in PLANS}
-    paths = [path for plan in work.opened for path in plan.some_paths(PROBED)][:PROBED]
-    videos = {plan: count // each[plan] for plan, count in counts.items()}
-    stored = _targets_bytes(recipe, work, counts) if work.teachers else None
-    return estimate(recipe, videos, counts, stored, probe_videos(recipe, paths))
-
-
-def _targets_bytes(recipe: Recipe, work: Work, counts: Mapping[str, int]) -> float:
-    """Bytes of all teachers' targets per open view."""
-    facts = [read_facts(content(teacher.folder)) for teacher in work.teachers]
-    whole = sum(
-        count * coded_bytes(recipe, each["num_classes"], each["dims"], plan)
-        for plan, count in counts.items()
-        for each in facts
-    )
-    return whole / max(1, sum(counts.values()))
 
 
 def _leases(context: Context, work: Work, stack: contextlib.ExitStack) -> dict[str, Callable[[], None]]:

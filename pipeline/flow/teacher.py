@@ -119,12 +119,13 @@ def more_name(number: int) -> str:
 
 
 def _given_step(section: GivenTeacher, name: str, *, saw_labels: bool) -> Step:
-    fields = {"network": network_fields(section), "classes": list(_named(section)), "saw_labels": saw_labels}
+    fields = {"network": network_fields(section), "classes": list(read_named(section)), "saw_labels": saw_labels}
     fields |= {"labeler": True} if section.labeler else {}
     return Step("given-teacher", "models", GIVEN_VERSION, fields, {}, {"name": name})
 
 
-def _named(section: GivenTeacher) -> tuple[str, ...]:
+def read_named(section: GivenTeacher) -> tuple[str, ...]:
+    """The class names of the section's own file, () where it names none."""
     return read_classes(section.classes) if section.classes else ()
 
 
@@ -178,7 +179,7 @@ def _save_given(section: GivenTeacher, step: Step, seed: int, folder: Path, atte
     from pipeline.models.registry import build_network
     from pipeline.models.weights import save_network
 
-    save_network(folder / attempt, build_network(network_spec(section, _named(section)), seed=seed), said)
+    save_network(folder / attempt, build_network(network_spec(section, read_named(section)), seed=seed), said)
     return files_of(folder, attempt), {"name": step.about["name"]}
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_start_up_is_counted_apart_from_work(workspace: Workspace, monkeypatch: 
 
     step = replace(STEP, marker=TABLE)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.flow.step.time.monotonic", lambda: next(clock))
+        patched.setattr("pipeline.flow.step.time", SimpleNamespace(monotonic=lambda: next(clock)))
         patched.setattr("pipeline.flow.step.Lease", _NoLease)
         ensure(step, workspace, work, timing)
     assert (timing.startup_s, timing.work_s) == (5.0, 8.0)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_the_time_between_calls_counts_as_idle(plain: TeacherJob, monkeypatch: p
     from pipeline.flow import teacher_stage
 
     clock = iter([10.0, 12.0, 15.0, 16.0])
-    monkeypatch.setattr(teacher_stage.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(teacher_stage, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     stage = TeacherStage((plain,))
     first, second = stage(row([0])), stage(row([0]))
     assert (first["teacher_s"], first["idle_s"]) == (2.0, 0.0)

@@ -1,0 +1,77 @@
+"""How long the teachers take for a clip, before the start: a few clips of noise, in a process of its own.
+
+Without weights that would have to be downloaded: they do not change how long a network takes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config.networks import GivenTeacher
+from pipeline.config.recipe import Recipe
+from pipeline.errors import JobError, StagedKDError
+from pipeline.flow.apart import apart
+from pipeline.flow.build import device, network_spec
+from pipeline.flow.dry_sizes import teacher_classes
+from pipeline.flow.teacher import read_named
+from pipeline.targets.plain import Labels, PlainLabeler
+
+CLIPS = 2  # at once for a network on CPUs; whatever else gets a whole micro-batch
+
+
+@dataclass(frozen=True)
+class TeacherTime:
+    """Seconds of all teachers together for one clip, on one of their actors; None, and `why`, where they could not be
+    timed here."""
+
+    seconds: float | None
+    why: str = ""
+
+
+def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bool = True) -> TeacherTime:
+    """The recipe's own teacher (of so many classes, where nothing else is said) and precompute.more_teachers."""
+    sections = [*([recipe.teacher] if own else []), *(recipe.precompute.more_teachers if further else ())]
+    try:
+        return TeacherTime(apart(_seconds, recipe, sections, classes))
+    except StagedKDError as error:
+        return TeacherTime(None, str(error).splitlines()[0])
+
+
+def _seconds(recipe: Recipe, sections: Sequence[GivenTeacher], classes: int) -> float:
+    return sum(_timed(recipe, section, classes) for section in sections)
+
+
+def _timed(recipe: Recipe, section: GivenTeacher, classes: int) -> float:
+    whole = section.labeler or section.model == "exported" or device(recipe.precompute.device) != "cpu"
+    slots = recipe.plan.micro_batch if whole else min(CLIPS, recipe.plan.micro_batch)
+    labeler, views = _labeler(recipe, section, classes, slots), recipe.views
+    raster = np.random.default_rng(0).integers(0, 256, (slots, views.num_frames, *views.size, 3), np.uint8)
+    labeler(raster)  # the first call pays for compiling and for buffers
+    began = time.perf_counter()
+    labeler(raster)
+    return (time.perf_counter() - began) / slots
+
+
+def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) -> Labels:
+    if section.labeler:
+        from pipeline.models.plain import make_plain
+
+        return PlainLabeler(make_plain(section.model, section.options), slots)
+    import torch
+
+    from pipeline.models.registry import build_network
+    from pipeline.models.sources import is_path
+    from pipeline.targets.labeler import Labeler
+
+    where = device(recipe.precompute.device)
+    if where == "cuda" and not torch.cuda.is_available():
+        raise JobError("there is no such accelerator on this machine")
+    named = read_named(section)
+    if section.weights is None or not is_path(section.weights):
+        section = section.model_copy(update={"weights": None})
+        named = named or tuple(map(str, range(teacher_classes(recipe) or classes)))
+    torch.set_num_threads(recipe.train.threads)
+    network = build_network(network_spec(section, named), seed=0)
+    return Labeler(network, slots, where, recipe.precompute.dtype, compiled=recipe.precompute.compile)

@@ -1,0 +1,120 @@
+"""What a job will take, worked out before it: from decoded videos and from teachers that answered."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.bench.accelerator import MODEL
+from pipeline.flow import estimate as module
+from pipeline.flow.dry_run import describe
+from pipeline.flow.estimate import Estimate, Probe, estimate, expected, probe_videos
+from pipeline.flow.plans import scan, update_plans
+from pipeline.flow.precompute import open_plans
+from pipeline.flow.teacher import given_teachers
+from pipeline.flow.teacher_times import time_teachers
+from tests.unit.flow import small
+from tests.unit.flow.precomputed import context, videos
+
+PROBE = Probe({"train": 3.0, "eval": 1.0}, 1000.0, 8, 0)
+
+
+def slow(seconds: float, **fields: object) -> dict[str, object]:
+    """A labeler that takes so long for a micro-batch (of 4 clips here)."""
+    return {"model": MODEL, "labeler": True, "options": {"seconds": seconds}, **fields}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos(tmp_path_factory.mktemp("videos"))
+
+
+def worked_out(clip_seconds: float | None) -> Estimate:
+    recipe = small.recipe(
+        Path("/videos"), Path("/workspace"), precompute={"decoders": 4, "teachers": 2, "decode_cpus": 2.0}
+    )
+    return estimate(recipe, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds)
+
+
+def test_hours_are_those_of_the_slower_side() -> None:
+    decoding = 1000 * 3.0 + 600 * 1.0
+    slow_decoders, slow_teachers = worked_out(0.1), worked_out(2.0)
+    assert slow_decoders.decode_seconds == slow_teachers.decode_seconds == decoding
+    assert slow_decoders.teacher_seconds == pytest.approx(460)
+    assert slow_decoders.hours == pytest.approx(decoding / 4 / 3600)
+    assert slow_teachers.hours == pytest.approx(4600 * 2.0 / 2 / 3600)
+    nodes = -(-10 // (os.cpu_count() or 1))  # four decoders of 2 CPUs, two teachers of 1
+    assert slow_teachers.nodes == nodes
+    assert slow_teachers.node_hours == pytest.approx(slow_teachers.hours * nodes)
+    assert (slow_teachers.views, slow_teachers.frames_bytes, slow_teachers.targets_bytes) == (4600, 4.6e6, 230_000)
+    assert "teachers 3 h of one actor, 77 min with the recipe's actors" in slow_teachers.words()
+
+
+def test_teachers_that_could_not_be_timed_are_left_out_and_that_is_said() -> None:
+    blind = worked_out(None)
+    assert blind.teacher_seconds is None
+    assert blind.hours == worked_out(0.0).hours
+    assert "with the recipe's decoders" in blind.words()
+    assert "teachers" not in blind.words()
+
+
+def test_teachers_are_timed_by_their_answers(root: Path, tmp_path: Path) -> None:
+    one = context(root, tmp_path, teacher=slow(0.4, fit=False)).recipe
+    two = context(root, tmp_path, teacher=slow(0.4, fit=False), precompute={"more_teachers": [slow(0.8)]}).recipe
+    for recipe, least in ((one, 0.1), (two, 0.3)):
+        seconds = time_teachers(recipe, 2).seconds
+        assert seconds is not None
+        assert least <= seconds < 4 * least
+
+
+def test_a_network_is_timed_without_its_weights(root: Path, tmp_path: Path) -> None:
+    named = {"model": "r3d_18", "weights": "KINETICS400_V1", "fit": False, "transform": {"size": [32, 32]}}
+    timed = time_teachers(context(root, tmp_path, teacher=named, precompute={"device": "cpu"}).recipe, 2)
+    assert timed.why == ""
+    assert 0 < (timed.seconds or 0) < 60
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="here is one")
+def test_without_the_accelerator_it_is_said_why(root: Path, tmp_path: Path) -> None:
+    recipe = context(root, tmp_path, teacher={"model": "compact", "fit": True}, precompute={"device": "cuda"}).recipe
+    timed = time_teachers(recipe, 2)
+    assert timed.seconds is None
+    assert "no such accelerator" in timed.why
+
+
+def test_a_probe_decodes_for_real(root: Path, tmp_path: Path) -> None:
+    recipe = context(root, tmp_path).recipe
+    paths = [str(root / name) for name in ("c0/0.mp4", "c0/1.mp4", "c1/2.mp4")]
+    told = probe_videos(recipe, paths)
+    assert (told.videos, told.failed) == (3, 1)
+    assert set(told.seconds) == {"train", "eval"}
+    assert all(seconds > 0 for seconds in told.seconds.values())
+    raster = 4 * 16 * 16 * 3
+    assert raster / 10 < told.view_bytes < raster + 4000
+
+
+def test_a_job_knows_what_to_expect(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = context(root, tmp_path, teacher=slow(0.4, fit=False))
+    teachers = given_teachers(opened)
+    work = open_plans(opened, update_plans(opened, scan(opened)), teachers)
+    assert expected(opened.recipe, work.opened, teachers) is None, "not worth it for so few views"
+    monkeypatch.setattr(module, "ESTIMATE_FROM", 1)
+    found = expected(opened.recipe, work.opened, teachers)
+    assert found is not None
+    assert found.views == sum(plan.open_views for plan in work.opened) > 0
+    assert found.teacher_seconds is not None
+    assert found.views * 0.1 <= found.teacher_seconds < found.views * 0.4
+    assert found.targets_bytes == found.views * 2 * (400 + 8)
+    blind = expected(opened.recipe, work.opened, [])
+    assert blind is not None
+    assert (blind.teacher_seconds, blind.targets_bytes) == (None, None)
+
+
+def test_a_dry_run_tells_both_and_writes_nothing(root: Path, tmp_path: Path) -> None:
+    said = " ".join(
+        describe(context(root, tmp_path / "w", teacher=slow(0.4, fit=False)).recipe, "x", probe=True).split()
+    )
+    assert "6 videos were decoded here, 1 failed; the teachers take 0.1" in said
+    assert "of one actor, " in said
+    assert "with the recipe's actors" in said
+    assert not (tmp_path / "w" / "store").exists()
