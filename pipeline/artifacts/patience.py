@@ -24,6 +24,12 @@ _MACHINE = {errno.ENOMEM, errno.ENOBUFS, errno.ENFILE, errno.EMFILE}
 _PASSING = _DISK | _MOUNT | _NETWORK | _MACHINE
 
 
+class Retries:
+    """How often this process tried again so far, for disks and for object stores."""
+
+    count = 0
+
+
 def patiently(what: str, path: Path, call: Callable[..., T], *arguments: Any) -> T:
     """The call's result; it must bear being repeated. `what` is done to `path`, in the past: read, written.
 
@@ -32,7 +38,7 @@ def patiently(what: str, path: Path, call: Callable[..., T], *arguments: Any) ->
 
     def tell(state: RetryCallState) -> None:
         assert state.outcome is not None
-        error = state.outcome.exception()
+        error, Retries.count = state.outcome.exception(), Retries.count + 1
         LOG.warning("%s cannot be %s yet (%s), attempt %d", path, what, _reason(error), state.attempt_number)
 
     tries = Retrying(

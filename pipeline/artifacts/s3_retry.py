@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from pipeline.artifacts.patience import Retries
 from pipeline.errors import StagedKDError, StorageError
 
 LOG = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def _log(what: str, url: str, state: RetryCallState) -> None:
     assert state.outcome is not None
     error = state.outcome.exception()
     assert error is not None
+    Retries.count += 1
     LOG.warning("%s cannot be %s yet (%s), attempt %d", url, what, _name(error), state.attempt_number)
 
 

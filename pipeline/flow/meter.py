@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.artifacts.patience import Retries
 from pipeline.flow.dry_sizes import duration, size
 from pipeline.flow.estimate import Estimate
 from pipeline.targets.committer import Tally
@@ -47,6 +48,7 @@ class Meter:
     seconds: float = 0.0
     pools: "Pools | None" = None
     _began: float = 0.0
+    _retried: int = 0  # by this process before the graph
     _first: tuple[int, float] | None = None  # clips and seconds when the first micro-batch was done
     _said: float = 0.0
     _shown: float = 0.0
@@ -58,6 +60,7 @@ class Meter:
         """The graph starts now."""
         self.pools = pools
         self._began = self._said = time.monotonic()
+        self._retried = Retries.count
         if self.metered:
             from pipeline.on_ray.metrics import Metrics
 
@@ -101,6 +104,11 @@ class Meter:
         whole = self.idle_s + self.teacher_s
         return self.idle_s / whole if whole else 0.0
 
+    @property
+    def all_retries(self) -> int:
+        """By the decode actors, and by this process as it commits."""
+        return self.retries + Retries.count - self._retried
+
     def finish(self) -> dict[str, Any]:
         """The numbers of the whole job, shown one last time."""
         self._tell(time.monotonic(), last=True)
@@ -124,7 +132,7 @@ class Meter:
             "decode_busy_share": round(self._busy(self.decode_s), 4),
             "max_open_shards": self.most_open,
             "max_in_flight": self.most_in_flight,
-            "retries": self.retries,
+            "retries": self.all_retries,
             "halved_shards": sum(tally.halved for tally in self.tallies),
             "bytes": {
                 "frames": sum(tally.frames_bytes for tally in self.tallies),
@@ -174,7 +182,7 @@ class Meter:
             "clips_total": float(self.clips),
             "decode_seconds_total": self.decode_s,
             "teacher_seconds_total": self.teacher_s,
-            "retries_total": float(self.retries),
+            "retries_total": float(self.all_retries),
         }
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from pipeline.artifacts.commit import DataObject, new_attempt, read_object, write_table
+from pipeline.artifacts.patience import Retries
 from pipeline.artifacts.places import place
 from pipeline.artifacts.schemas import REPLAY, column, frames_schema, image_array, tensor_array
 from pipeline.errors import StorageError
@@ -90,11 +91,11 @@ class FramesStage:
         that its video is in quarantine with an earlier reason; a buried video's is {video_id, buried}. OSError where
         storage fails again and again.
         """
-        began, self._retries = time.monotonic(), 0
+        began, self._retries, before = time.monotonic(), 0, Retries.count
         slots, frames, part = self._read_part(row) if row["part"] else self._decode(row)
         done = {name: row[name] for name in ("plan", "shard_id", "micro_batch")}
         done |= {"teachers": row.get("teachers", "[]"), "slots": json.dumps(slots)}
-        done |= {"part": json.dumps(asdict(part)) if part else "", "retries": self._retries}
+        done |= {"part": json.dumps(asdict(part)) if part else "", "retries": self._retries + Retries.count - before}
         done["decode_s"] = time.monotonic() - began
         return done | ({"frames": frames} if self.job.keep_pixels else {})
 

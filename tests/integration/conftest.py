@@ -58,7 +58,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    port, metrics = _free_port(), _free_port()
+    port, metrics = free_port(), free_port()
     store = StoreAddress(_port_for_later(), "test", secrets.token_hex(16))
     env = store.env | {
         "RAY_AUTH_MODE": "token",
@@ -69,19 +69,19 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     ray = str(Path(sys.executable).with_name("ray"))
     start = [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
-    start += ["--include-dashboard=true", f"--dashboard-port={_free_port()}", "--disable-usage-stats"]
+    start += ["--include-dashboard=true", f"--dashboard-port={free_port()}", "--disable-usage-stats"]
     start += [f"--metrics-export-port={metrics}", f"--memory={LITTLE_MEMORY}"]
     # Workers import the tests' helpers from the checkout. Ended by its own process: `ray stop` stops every Ray.
     whole = os.environ | env | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     os.environ.update({name: value for name, value in env.items() if name not in store.env})
-    process = _start(start, whole, token.with_name("head.log"))
+    process = start_ray(start, whole, token.with_name("head.log"))
     yield Head(f"127.0.0.1:{port}", env, store, f"http://127.0.0.1:{metrics}/metrics")
     # At once: a polite end takes half a minute. Ray's processes end when their parents are gone.
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _start(command: list[str], env: dict[str, str], log: Path, attempts: int = 3) -> "subprocess.Popen[bytes]":
+def start_ray(command: list[str], env: dict[str, str], log: Path, attempts: int = 3) -> "subprocess.Popen[bytes]":
     """Ray gives its processes a fixed time to start, which a machine busy with other things may exceed: tried again."""
     for _ in range(attempts):
         with log.open("wb") as said:
@@ -95,7 +95,7 @@ def _start(command: list[str], env: dict[str, str], log: Path, attempts: int = 3
     raise AssertionError(f"the Ray head did not start: {log.read_text()[-2000:]}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -139,6 +139,8 @@ def test_prometheus_reads_the_same_numbers_from_the_head(case: Case, once: Finis
     assert 8 * 3 + 2 in scraped(case.head.metrics, "clips_total")[""]
     assert scraped(case.head.metrics, "quarantined_total")["unreadable"] == {2}
     assert scraped(case.head.metrics, "in_flight")[""] == {0}
+    assert scraped(case.head.metrics, "open_shards")[""] == {0}
+    assert all(0 <= value <= 1 for value in scraped(case.head.metrics, "teacher_waited_share")[""])
     for name in ("clips_per_second", "decode_seconds_total", "teacher_seconds_total"):
         assert all(value > 0 for value in scraped(case.head.metrics, name)[""]), name
 

@@ -1,6 +1,7 @@
 """The decode stage on real files: parts that are read back, failed videos beside good ones, storage errors raised."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,22 @@ def test_trouble_that_passes_is_waited_out_and_counted(build: Any, tmp_path: Pat
     assert waited == sorted(waited)
     assert all("error" not in slot for slot in json.loads(done["slots"]))
     assert stage(row([tmp_path / "a.mp4"]))["retries"] == 0
+
+
+def test_a_part_that_a_disk_took_at_the_third_time_is_counted_too(build: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
+    link, troubles = os.link, [OSError(5, "Input/output error"), OSError(116, "Stale file handle")]
+
+    def shaky(*arguments: Any, **named: Any) -> None:
+        if troubles:
+            raise troubles.pop()
+        link(*arguments, **named)
+
+    monkeypatch.setattr(os, "link", shaky)
+    done = build()(row([write_video(tmp_path / "a.mp4")]))
+    assert (done["retries"], waited) == (2, [0.5, 1.0])
+    assert DataObject(**json.loads(done["part"])).rows == 2
 
 
 def test_a_store_that_was_waited_for_already_is_not_asked_again(build: Any, tmp_path: Path, monkeypatch: Any) -> None:
