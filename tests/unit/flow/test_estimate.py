@@ -11,10 +11,12 @@ from pipeline.flow.dry_run import describe
 from pipeline.flow.estimate import Estimate, Probe, estimate, expected, probe_videos
 from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import open_plans
+from pipeline.flow.step import content
 from pipeline.flow.teacher import given_teachers
 from pipeline.flow.teacher_times import time_teachers
+from pipeline.models.facts import read_facts
 from tests.unit.flow import small
-from tests.unit.flow.precomputed import context, videos
+from tests.unit.flow.precomputed import PLAIN, context, videos
 
 PROBE = Probe({"train": 3.0, "eval": 1.0}, 1000.0, 8, 0)
 
@@ -108,6 +110,19 @@ def test_a_job_knows_what_to_expect(root: Path, tmp_path: Path, monkeypatch: pyt
     blind = expected(opened.recipe, work.opened, [])
     assert blind is not None
     assert (blind.teacher_seconds, blind.targets_bytes) == (None, None)
+
+
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_targets_are_counted_with_the_classes_and_channels_of_every_teacher(
+    root: Path, tmp_path: Path, teachers: int
+) -> None:
+    further = {"model": PLAIN, "labeler": True, "options": {"classes": 7}}
+    given = {"precompute": {"more_teachers": [further]}} if teachers > 1 else {}
+    opened = context(root, tmp_path, **given)
+    facts = [read_facts(content(model.folder)) for model in given_teachers(opened)]
+    assert [(each["num_classes"], each["dims"]) for each in facts] == [(3, [3]), (7, [3])][:teachers]
+    per_view = module._targets_bytes(opened.recipe, facts, {"train": 30, "eval": 10})
+    assert per_view == sum(2 * (each["num_classes"] + 3) for each in facts)
 
 
 def test_a_dry_run_tells_both_and_writes_nothing(root: Path, tmp_path: Path) -> None:
