@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import main
+from pipeline.artifacts import s3_retry
 from pipeline.artifacts.collect import LOST, REPLACED, TEMPORARY
 from pipeline.artifacts.commit import new_attempt, read_markers, shard_name, write_table
 from pipeline.artifacts.compact import compact
@@ -169,6 +170,7 @@ def test_a_damaged_artefact_is_named_and_the_rest_is_collected(workspace: Worksp
 
 
 def test_a_store_that_fails_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_retry, "REFUSAL_PATIENCE", 0.0)
     store = fake_store(monkeypatch)
     workspace = Workspace.open(tmp_path / "workspace", "s3://b/store")
     artefact(workspace, "frames", FRAMES)

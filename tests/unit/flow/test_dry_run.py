@@ -15,6 +15,7 @@ from pipeline.flow.dry_sizes import size
 from pipeline.flow.estimate import Probe
 from pipeline.flow.plans import manifest_step, plan_step, scan, update_plans
 from pipeline.flow.precompute import frames_step
+from pipeline.flow.teacher_times import TeacherTime
 from tests.support.videos import write_video
 from tests.unit.config.golden import RECIPES
 from tests.unit.flow.small import class_folders, context, python, recipe, tree, video
@@ -97,6 +98,7 @@ def test_what_a_probe_measured_is_what_sizes_and_warnings_go_by(
 ) -> None:
     slow = Probe({"train": 200.0, "eval": 400.0}, 1000.0, 8, 0)
     fast = Probe({"train": 0.01, "eval": 0.02}, 1000.0, 8, 0)
+    monkeypatch.setattr("pipeline.flow.dry_run.time_teachers", lambda recipe, classes: TeacherTime(0.5))
     said = {}
     for name, told in {"slow": slow, "fast": fast, "blind": replace(fast, failed=8)}.items():
         monkeypatch.setattr("pipeline.flow.dry_run.probe_videos", lambda recipe, paths, told=told: told)
@@ -107,6 +109,7 @@ def test_what_a_probe_measured_is_what_sizes_and_warnings_go_by(
     assert "train 0.01 s a video, 0.02 s a micro-batch, 0.04 s a shard" in said["fast"]
     assert "raster cache 36 kB, as a few videos were stored; decoding about 0.42 s" in said["fast"]
     assert "before compression" in said["blind"]
+    assert all("the teachers take 0.5" in text for text in said.values())
 
 
 def test_files_without_a_video_header_are_told(root: Path, workspace: Path) -> None:
