@@ -37,9 +37,9 @@ check: install  ## Style, types and layer contracts only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: install  ## The longer runs: the demo from nothing and again, kills at more places (more than half an hour)
+soak: install  ## The longer runs: the demo from nothing and again, kills at more places (an hour)
 	$(BIN)/python -m pytest -m soak tests
-	$(BIN)/python -m pytest tests/integration/precompute/test_kills.py tests/integration/precompute/test_lost_node.py
+	$(BIN)/python -m pytest tests/integration/precompute/test_kills.py
 
 clean:  ## Remove .venv and caches; ./workspace stays (delete it by hand)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,6 +16,8 @@ from tests.support.driver import ROOT
 from tests.support.outcome import assert_same, outcome
 from tests.support.processes import command, descendants, parent, wait_for
 
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
+
 
 @dataclass(frozen=True)
 class Nodes:
