@@ -50,7 +50,7 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOSPC])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_waits_until_trouble_passes(
+def test_writing_reading_listing_and_removing_wait_until_trouble_passes(
     name: str,
     number: int,
     tmp_path: Path,
