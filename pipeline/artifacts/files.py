@@ -127,11 +127,7 @@ def folders(folder: Path) -> list[Path]:
     """The folders directly in `folder`, sorted; [] where there is none."""
     if is_remote(folder):
         return [place(url) for url in s3.folders(f"{str(folder).rstrip('/')}/")]
-    try:
-        with os.scandir(folder) as entries:
-            return [folder / name for name in sorted(entry.name for entry in entries if entry.is_dir())]
-    except FileNotFoundError:
-        return []
+    return [folder / name for name in patiently("listed", folder, _folders, folder)]
 
 
 def walk(folder: Path) -> Iterator[Stored]:
@@ -140,13 +136,14 @@ def walk(folder: Path) -> Iterator[Stored]:
         for item in s3.found(f"{str(folder).rstrip('/')}/", deep=True):
             yield Stored(place(item.url), item.size, item.etag, item.modified)
         return
-    for inside, names, found in os.walk(folder):
-        names.sort()
-        for name in sorted(found):
-            path = Path(inside, name)
-            with suppress(FileNotFoundError):  # gone since it was listed
-                status = path.stat()
-                yield Stored(path, status.st_size, str(status.st_mtime_ns), status.st_mtime)
+    try:
+        below, found = patiently("listed", folder, _entries, folder, False)
+    except FileNotFoundError:  # gone since the one above it was listed
+        return
+    for name, size, etag, modified in sorted(found):
+        yield Stored(folder / name, size, etag, modified)
+    for name in sorted(below):
+        yield from walk(folder / name)
 
 
 def contents(folder: Path) -> Iterator[tuple[str, int, str]]:
@@ -162,13 +159,11 @@ def contents(folder: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def _below(folder: str, name: str, *, links: bool) -> Iterator[tuple[str, int, str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=links):
-                yield from _below(entry.path, f"{name}{entry.name}/", links=False)
-            elif entry.is_file():
-                status = entry.stat()
-                yield f"{name}{entry.name}", status.st_size, str(status.st_mtime_ns)
+    below, found = patiently("listed", Path(folder), _entries, folder, links)
+    for file, size, etag, _ in found:
+        yield f"{name}{file}", size, etag
+    for one in below:
+        yield from _below(f"{folder}/{one}", f"{name}{one}/", links=False)
 
 
 def check_conditions(store: Path) -> None:
@@ -191,7 +186,11 @@ def remove(path: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; an object store needs none."""
     if not is_remote(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        patiently("made", folder, _make, folder)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _filled(path: Path, write: Callable[[Path], object]) -> Path:
@@ -238,6 +237,28 @@ def _names(folder: Path, pattern: str) -> list[str]:
             return sorted(e.name for e in entries if fnmatch.fnmatchcase(e.name, pattern) and e.is_file())
     except FileNotFoundError:
         return []
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _entries(folder: Path | str, links: bool) -> tuple[list[str], list[tuple[str, int, str, float]]]:
+    """The folders in `folder` (linked ones where `links`), and (name, bytes, etag, modified) of its files."""
+    below, found = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # gone since it was listed
+                if entry.is_dir(follow_symlinks=links):
+                    below.append(entry.name)
+                elif entry.is_file():
+                    status = entry.stat()
+                    found.append((entry.name, status.st_size, str(status.st_mtime_ns), status.st_mtime))
+    return below, found
 
 
 def _link(temporary: Path, path: Path) -> bool:

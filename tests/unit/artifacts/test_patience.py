@@ -11,7 +11,19 @@ import pytest
 
 from pipeline.artifacts import files
 from pipeline.artifacts.commit import Marker, commit, read_markers, read_object, write_table
-from pipeline.artifacts.files import create_if_absent, listing, publish, read_if_present, remove, replace, size_of
+from pipeline.artifacts.files import (
+    contents,
+    create_if_absent,
+    folders,
+    listing,
+    make_folder,
+    publish,
+    read_if_present,
+    remove,
+    replace,
+    size_of,
+    walk,
+)
 from pipeline.errors import StorageError
 from tests.unit.artifacts.test_commit import frames_table
 
@@ -75,6 +87,66 @@ def test_writing_reading_listing_and_removing_wait_until_trouble_passes(
     elif name in ("os.link", "pathlib.Path.write_bytes", "os.replace"):
         assert at.read_bytes() == b"new"
     assert not [each for each in os.listdir(tmp_path) if each.endswith(".tmp")]
+
+
+WALKS: dict[str, Callable[[Path], list[str]]] = {
+    "folders": lambda folder: [found.name for found in folders(folder)],
+    "walk": lambda folder: [str(found.path.relative_to(folder)) for found in walk(folder)],
+    "contents": lambda folder: sorted(name for name, _, _ in contents(folder)),
+}
+FILES = ["b", "z", "a/1", "a/deep/2"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_walking_a_tree_waits_and_misses_nothing(
+    name: str, tree: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    whole = WALKS[name](tree)
+    assert whole == {"folders": ["a"], "walk": FILES, "contents": sorted(FILES)}[name]
+    monkeypatch.setattr(os, "scandir", shaky(os.scandir, errno.EIO, 2))
+    assert WALKS[name](tree) == whole
+    assert pauses == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_folder_that_cannot_be_listed_is_never_taken_for_an_empty_one(
+    name: str, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tree if name == "folders" else tree / "a"
+    scan = os.scandir
+
+    def fails(folder: Any) -> Any:
+        if Path(folder) == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    with pytest.raises(StorageError, match=f"{bad} cannot be listed: Input/output error"):
+        WALKS[name](tree)
+
+
+def test_walking_passes_over_what_went_and_over_what_is_no_file(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "nowhere").symlink_to(tree / "absent")
+    (tree / "linked").symlink_to(tree / "a")
+    assert WALKS["walk"](tree) == FILES
+    assert WALKS["contents"](tree) == sorted([*FILES, "linked/1", "linked/deep/2"])
+    assert WALKS["walk"](tree / "absent") == []
+    assert [found.size for found in walk(tree)] == [len(name) for name in FILES]
+
+
+def test_making_a_folder_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]) -> None:
+    monkeypatch.setattr(os, "mkdir", shaky(os.mkdir, errno.ESTALE, 2))
+    make_folder(tmp_path / "new" / "deeper")
+    assert (tmp_path / "new" / "deeper").is_dir()
+    assert pauses == [0.5, 1.0]
 
 
 def test_what_lasts_fails_the_job_by_name_and_leaves_nothing(
