@@ -13,7 +13,6 @@ from typing import Any
 from pipeline.artifacts.places import place
 from pipeline.flow.step import content
 from pipeline.models.facts import read_facts
-from pipeline.models.memory import keep_memory
 from pipeline.models.plain import is_plain, load_plain
 from pipeline.targets.codec import Codec, pack
 from pipeline.targets.plain import Labels, PlainLabeler
@@ -98,7 +97,6 @@ def build_labeler(job: TeacherJob) -> Labels:
     folder = content(place(job.folder))
     if is_plain(read_facts(folder)):
         return PlainLabeler(load_plain(folder), job.batch)
-    keep_memory()
     import torch
 
     from pipeline.models.weights import load_network

@@ -16,7 +16,6 @@ from pipeline.flow.apart import apart
 from pipeline.flow.build import device, network_spec
 from pipeline.flow.dry_sizes import teacher_classes
 from pipeline.flow.teacher import read_named
-from pipeline.models.memory import keep_memory
 from pipeline.targets.plain import Labels, PlainLabeler
 
 CLIPS = 2  # at once for a network on CPUs; whatever else gets a whole micro-batch
@@ -60,7 +59,6 @@ def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) ->
         from pipeline.models.plain import make_plain
 
         return PlainLabeler(make_plain(section.model, section.options), slots)
-    keep_memory()
     import torch
 
     from pipeline.models.registry import build_network
