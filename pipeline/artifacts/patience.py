@@ -33,7 +33,7 @@ class Retries:
 def patiently(what: str, path: Path, call: Callable[..., T], *arguments: Any) -> T:
     """The call's result; it must bear being repeated. `what` is done to `path`, in the past: read, written.
 
-    StorageError where the trouble lasts; what cannot pass (a file that is not there, no permission) goes on as it is.
+    StorageError where the trouble lasts or the right is lacking; what else cannot pass (no such file) goes on as it is.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -50,6 +50,10 @@ def patiently(what: str, path: Path, call: Callable[..., T], *arguments: Any) ->
     )
     try:
         return tries(call, *arguments)
+    except PermissionError as error:
+        raise StorageError(
+            f"{path} cannot be {what}: {_reason(error)}; give the user who runs this the right"
+        ) from error
     except OSError as error:
         if not _may_pass(error):
             raise

@@ -133,6 +133,16 @@ def test_a_folder_that_cannot_be_listed_is_never_taken_for_an_empty_one(
         WALKS[name](tree)
 
 
+@pytest.mark.parametrize("name", WALKS)
+def test_a_lacking_right_is_said_at_once(
+    name: str, tree: Path, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    monkeypatch.setattr(os, "scandir", shaky(os.scandir, errno.EACCES, 1))
+    with pytest.raises(StorageError, match=f"{tree} cannot be listed: Permission denied; give the user"):
+        WALKS[name](tree)
+    assert pauses == []
+
+
 def test_walking_passes_over_what_went_and_over_what_is_no_file(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "nowhere").symlink_to(tree / "absent")
     (tree / "linked").symlink_to(tree / "a")
