@@ -15,7 +15,8 @@ SHARDS, ROWS, LIMIT = 18, 3, 4
 MANY = 10  # rows of a shard, where one shard alone keeps the decoder busy
 
 # One decoder that hands its rows through and notes their shards. It takes its time to start, as actors do that wait for
-# a node, and the driver rests at the first row: twice, the graph could run far ahead.
+# a node, and the driver rests at the first row until all that may be started was, and for a while after it: twice, the
+# graph could run far ahead.
 DRIVER = f"""
 import json, sys, time
 import pyarrow as pa, ray
@@ -45,10 +46,16 @@ def run(shards, rows, open_shards):
         print(json.dumps([row["shard_id"], row["micro_batch"], row["in_flight"]]), flush=True)
         yield row["shard_id"], row["micro_batch"]
 
+def started():
+    return open(noted).read().split()
+
 for key in run({SHARDS}, {ROWS}, {LIMIT}):
     if key == ("s00", 0):
+        deadline = time.monotonic() + 120
+        while len(set(started())) < {LIMIT} and time.monotonic() < deadline:
+            time.sleep(0.1)
         time.sleep(5)
-        print(json.dumps({{"meanwhile": open(noted).read().split()}}), flush=True)
+        print(json.dumps({{"meanwhile": started()}}), flush=True)
 print("one at a time", flush=True)
 for key in run(3, {MANY}, 1):
     pass
