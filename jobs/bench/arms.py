@@ -29,14 +29,16 @@ from pipeline.video.reader import reader_named
 from pipeline.video.views import View, ViewPolicy
 
 Step = Callable[[], int | None]
+PATIENT = 3600.0  # seconds that a video may take here: a child may be paused in the middle of one
 RASTERS = 2  # different micro-batches of noise in turn: a forward's time does not depend on what is to be seen
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs; each arm makes one micro-batch before it says that it is ready.
+    """What a worker needs; an arm makes one micro-batch before it says that it is ready, unless it is `cold`: then its
+    start is part of its time.
 
-    `plan`, `root`, `claims`, `out`: folders of the naive arm; `seconds` None: to the end of the plan.
+    `plan`, `root`, `claims`, `out`: folders of the naive arm; `seconds` None: to the end of the plan, or until stopped.
     """
 
     arm: str
@@ -45,6 +47,7 @@ class Job:
     workers: int
     teacher: TeacherJob | None = None
     seconds: float | None = None
+    cold: bool = False
     plan: str = ""
     root: str = ""
     claims: str = ""
@@ -104,8 +107,9 @@ def naive_arm(job: Job) -> Step:
     assert job.teacher is not None
     frames, teacher = FramesStage(_frames_job(job.load)), TeacherStage((job.teacher,))
     frames.child = InProcess()  # type: ignore[assignment]
-    warm = teacher(frames(next(job.load.micro_batches(job.worker, job.workers))))
-    _write(Path(job.claims), f"warm-{job.worker}", [warm])
+    if not job.cold:
+        warm = teacher(frames(next(job.load.micro_batches(job.worker, job.workers))))
+        _write(Path(job.claims), f"warm-{job.worker}", [warm])
     steps = _naive(job, frames, teacher)
     return lambda: next(steps, None)
 
@@ -159,7 +163,9 @@ ARMS: dict[str, Callable[[Job], Step]] = {"decode": decode_arm, "teacher": teach
 
 
 def _frames_job(load: Workload) -> FramesJob:
-    return FramesJob({"train": load.policy}, {"train": ""}, load.slots, keep_pixels=True, cache="none")
+    return FramesJob(
+        {"train": load.policy}, {"train": ""}, load.slots, keep_pixels=True, cache="none", deadline=PATIENT
+    )
 
 
 def _good(row: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ def throughput(
     quick: Quick = False,
     seconds: float = 300.0,
     segment: float = 60.0,
+    turn: float = 10.0,
     rounds: int = 2,
     setting: Settings = None,
     model: str = "r3d_18",
@@ -39,17 +40,25 @@ def throughput(
     naive: Naive = "actors",
     sets: Sets = None,
 ) -> None:
-    """Decode-only, teacher-only, a plain loop in every worker and precompute itself, in turn, so that a drift cancels.
+    """Decode-only, teacher-only, a plain loop in every worker and precompute itself, so that a drift of the machine
+    cancels: on shared cores all four of them in turns of `turn` seconds, the others paused; with a device of its own,
+    which cannot be paused, one after the other.
 
-    Each naive and pipeline run lasts at least `seconds` at the bound's rate, each decode-only and teacher-only one
-    `segment`; `rounds` of all four. `--set` changes the pipeline's recipe.
+    Each naive and pipeline run lasts at least `seconds` of its own at the bound's rate, with a device each decode-only
+    and teacher-only one `segment`; `rounds` of all four. `--set` changes the pipeline's recipe.
     """
     from jobs.bench import report
     from jobs.bench.study import Study
 
     folder = _folder(work)
     settings = tuple(setting or ("shared", "simulated"))
-    chosen: dict[str, Any] = {"seconds": seconds, "segment": segment, "rounds": rounds, "settings": settings}
+    chosen: dict[str, Any] = {
+        "seconds": seconds,
+        "segment": segment,
+        "turn": turn,
+        "rounds": rounds,
+        "settings": settings,
+    }
     chosen |= {"model": model, "model_size": model_size, "frames": frames, "views": views, "naive": naive}
     chosen["sets"] = tuple(sets or ())
     study = Study.quick(folder, **chosen) if quick else Study(folder, **chosen)

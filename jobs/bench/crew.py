@@ -7,11 +7,14 @@ Workers may also be actors of a Ray session (jobs.bench.actors), which shares th
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +22,7 @@ from jobs.bench.processes import tree
 from jobs.bench.rates import Measured, crew_rate
 from pipeline.errors import JobError
 
+Active = Callable[[float, float], float]
 HOME = Path(__file__).parents[2]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -29,39 +33,85 @@ def environment() -> dict[str, str]:
     return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def run_crew(job: Any, workers: int) -> Measured:
-    """`workers` processes that work on `job` (an arms.Job) at the same time. JobError where one of them fails.
+class Crew:
+    """Workers that are ready and wait for the signal: processes, or actors of a Ray session of their own (`hosted`).
 
-    A job with `seconds` is measured by each worker's own last micro-batch, one without by the moment when all is done.
+    JobError where one of them fails. A `cold` job's workers make themselves ready once their time runs.
     """
-    crew = [_start("jobs.bench.crew") for _ in range(workers)]
-    try:
-        for number, process in enumerate(crew):
-            _send(process, json.dumps(asdict(replace(job, worker=number, workers=workers)), default=str))
-        for process in crew:
-            _answer(process)
-        for process in crew:
+
+    def __init__(self, job: Any, workers: int, *, hosted: bool = False) -> None:
+        self.job, self.workers = job, workers
+        module, jobs = "jobs.bench.crew", [replace(job, worker=number, workers=workers) for number in range(workers)]
+        if hosted:
+            module, jobs = "jobs.bench.actors", [replace(job, workers=workers)]
+        self._hosted = hosted
+        self._answers: list[dict[str, Any]] = []
+        self._processes = [_start(module) for _ in jobs]
+        try:
+            for process, one in zip(self._processes, jobs, strict=True):
+                _send(process, json.dumps(asdict(one), default=str))
+            for process in self._processes:
+                _answer(process)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
+    @property
+    def going(self) -> bool:
+        return any(process.poll() is None for process in self._processes)
+
+    def go(self) -> None:
+        """The signal; their time runs once they get it."""
+        for process in self._processes:
             _send(process, "go")
-        return _measured(job, [_answer(process) for process in crew])
-    finally:
-        for process in crew:
+
+    def stop(self) -> None:
+        """Each ends after the micro-batch that it works on; returns once all have."""
+        for process in self._processes:
+            process.terminate()
+        self._end()
+
+    def measured(self, active: Active = lambda begin, end: end - begin) -> Measured:
+        """What they did, to their end. `active`: seconds that count between two moments of time.time()."""
+        self._end()
+        answers = [dict(answer) for answer in self._answers]
+        for answer in answers:
+            began = answer["began"]
+            answer["done"] = [(active(began, began + second), clips) for second, clips in answer["done"]]
+        return _measured(self.job, answers)
+
+    def _end(self) -> None:
+        if not self._answers:
+            self._answers = [_answer(process) for process in self._processes]
+            for process in self._processes:  # a host ends with its Ray session
+                process.wait()
+            if self._hosted:
+                self._answers = self._answers[0]["workers"]
+
+    def close(self) -> None:
+        for process in self._processes:
             process.kill()
             process.wait()
 
+    def __enter__(self) -> "Crew":
+        return self
 
-def run_actors(job: Any, workers: int) -> Measured:
-    """The same, but the workers are actors of a Ray session of their own."""
-    host = _start("jobs.bench.actors")
-    try:
-        _send(host, json.dumps(asdict(replace(job, workers=workers)), default=str))
-        _answer(host)
-        _send(host, "go")
-        found = _measured(job, _answer(host)["workers"])
-        host.wait()  # Ray ends with it
-        return found
-    finally:
-        host.kill()
-        host.wait()
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def run_crew(job: Any, workers: int, *, hosted: bool = False) -> Measured:
+    """`workers` that work on `job` (an arms.Job) at the same time. JobError where one of them fails.
+
+    The naive arm is measured by the moment when all is done, the others by each worker's own last micro-batch.
+    """
+    with Crew(job, workers, hosted=hosted) as crew:
+        crew.go()
+        return crew.measured()
 
 
 def _measured(job: Any, answers: Sequence[dict[str, Any]]) -> Measured:
@@ -70,7 +120,7 @@ def _measured(job: Any, answers: Sequence[dict[str, Any]]) -> Measured:
     seconds = max((worker[-1][0] for worker in done if worker), default=0.0)
     if not clips:
         raise JobError(f"the workers of the {job.arm} arm finished nothing")
-    rate = clips / seconds if job.seconds is None else crew_rate(done)
+    rate = clips / seconds if job.arm == "naive" else crew_rate(done)
     return Measured(job.arm, clips, seconds, rate, sum(answer["cpu"] for answer in answers), len(answers))
 
 
@@ -99,22 +149,27 @@ def main() -> None:
     from jobs.bench.arms import ARMS, Job
 
     job = Job.from_json(json.loads(sys.stdin.readline()))
-    step = ARMS[job.arm](job)
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    build = partial(ARMS[job.arm], job)
+    step = build if job.cold else build()
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
-    print(json.dumps(work(job, step)), flush=True)
+    print(json.dumps(work(job, step, told)), flush=True)
 
 
-def work(job: Any, step: Any) -> dict[str, Any]:
-    """Do `step` of `job` for its seconds or to its end; the answer."""
-    before, began = _cpu(), time.monotonic()
+def work(job: Any, step: Any, told: threading.Event | None = None) -> dict[str, Any]:
+    """Do `step` of `job` for its seconds, to its end or until `told` to stop; the answer. A cold one is made first."""
+    before, began, clock = _cpu(), time.time(), time.monotonic()
+    if job.cold:
+        step = step()
     done: list[tuple[float, int]] = []
-    while job.seconds is None or time.monotonic() - began < job.seconds:
+    while (job.seconds is None or time.monotonic() - clock < job.seconds) and not (told and told.is_set()):
         clips = step()
         if clips is None:
             break
-        done.append((time.monotonic() - began, clips))
-    return {"done": done, "cpu": _cpu() - before}
+        done.append((time.monotonic() - clock, clips))
+    return {"began": began, "done": done, "cpu": _cpu() - before}
 
 
 def _cpu() -> float:

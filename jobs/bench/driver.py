@@ -6,18 +6,20 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.crew import environment
+from jobs.bench.crew import Active, environment
 from jobs.bench.processes import CHILD, Sampler, boot_time
 from jobs.bench.rates import Done, Measured
 from pipeline.artifacts.commit import read_markers
 from pipeline.errors import JobError
 
 TOLD = ("clips_per_second", "decode_seconds", "teacher_seconds", "teacher_waited_share", "decode_busy_share", "retries")
+
+Started = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -53,22 +55,37 @@ class PipelineRun:
 
 
 def drive(
-    command: str, recipe: Path, sets: Sequence[str] = (), *, every: float = 2.0, with_memory: bool = False
+    command: str,
+    recipe: Path,
+    sets: Sequence[str] = (),
+    *,
+    every: float = 2.0,
+    with_memory: bool = False,
+    started: Started | None = None,
 ) -> Driven:
     """Run `stagedkd COMMAND RECIPE`; its log goes to COMMAND.log beside the recipe. JobError where it fails."""
     log = recipe.with_suffix(f".{command}.log")
     line = [sys.executable, "-m", "jobs", command, str(recipe), *(part for one in sets for part in ("--set", one))]
-    return run(line, log, every=every, with_memory=with_memory)
+    return run(line, log, every=every, with_memory=with_memory, started=started)
 
 
-def run(line: Sequence[str], log: Path, *, every: float = 2.0, with_memory: bool = False) -> Driven:
-    """As `drive`, for any command line."""
+def run(
+    line: Sequence[str],
+    log: Path,
+    *,
+    every: float = 2.0,
+    with_memory: bool = False,
+    started: Started | None = None,
+) -> Driven:
+    """As `drive`, for any command line. `started` is told the number of the process."""
     began = time.time()
     with (
         log.open("w") as stream,
         subprocess.Popen(line, stdout=subprocess.PIPE, stderr=stream, env=environment(), text=True) as process,
     ):
         sampler = Sampler(process.pid, every, with_memory).start()
+        if started is not None:
+            started(process.pid)
         try:
             out, _ = process.communicate()
         finally:
@@ -80,16 +97,23 @@ def run(line: Sequence[str], log: Path, *, every: float = 2.0, with_memory: bool
 
 
 def run_pipeline(
-    recipe: Path, workers: int, sets: Sequence[str] = (), *, every: float = 2.0
+    recipe: Path,
+    workers: int,
+    sets: Sequence[str] = (),
+    *,
+    every: float = 2.0,
+    started: Started | None = None,
+    active: Active = lambda begin, end: end - begin,
 ) -> tuple[Path, PipelineRun]:
     """One pass of precompute over a plan of which nothing is done; returns the folder of targets, too.
 
-    A pass must last several times `every` seconds, or its processes are not seen.
+    A pass must last several times `every` seconds, or its processes are not seen. `active`: seconds that count between
+    two moments of time.time().
     """
     forget(workspace_of(recipe))
-    driven = drive("precompute", recipe, sets, every=every)
+    driven = drive("precompute", recipe, sets, every=every, started=started)
     folder, run = Path(driven.last), workspace_of(recipe) / "runs" / recipe.stem
-    return folder, _pipeline_run(driven, commits(folder), workers, summary(run))
+    return folder, _pipeline_run(driven, commits(folder), workers, summary(run), active)
 
 
 def summary(run: Path) -> dict[str, Any]:
@@ -110,7 +134,7 @@ def commits(folder: Path) -> list[tuple[float, int]]:
     return sorted((os.stat(folder / f"{name}.json").st_mtime, marker.rows) for name, marker in markers.items())
 
 
-def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, Any]) -> PipelineRun:
+def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, Any], active: Active) -> PipelineRun:
     clips = sum(rows for _, rows in done)
     children = [found for found in driven.sampler.seen.values() if CHILD in found.command]
     # The driver's own child estimates from a few videos, before there is a graph.
@@ -119,12 +143,13 @@ def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, A
         raise JobError("the pipeline committed nothing: its log says why")
     begin, first, end = boot_time() + min(started), done[0][0], done[-1][0]
     cpu = driven.sampler.cpu(begin, end)
-    measured = Measured("pipeline", clips, end - begin, clips / (end - begin), sum(cpu.values()), workers)
+    seconds, between = active(begin, end), active(first, end)
+    measured = Measured("pipeline", clips, seconds, clips / seconds, sum(cpu.values()), workers)
     return PipelineRun(
         measured,
-        whole=clips / driven.seconds,
-        between_commits=(clips - done[0][1]) / (end - first) if end > first else 0.0,
-        startup=begin - driven.began,
+        whole=clips / active(driven.began, driven.ended),
+        between_commits=(clips - done[0][1]) / between if between else 0.0,
+        startup=active(driven.began, begin),
         cpu={kind: seconds / clips for kind, seconds in sorted(cpu.items())},
         told=told,
     )

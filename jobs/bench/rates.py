@@ -39,7 +39,7 @@ class Measured:
 class Ratios:
     """The quotients of one round; `bound` in clips per second, the pipeline's.
 
-    Pipeline ÷ naive is of what each made of its own bound: minutes lie between the two runs.
+    Where minutes lie between the two runs, pipeline ÷ naive is of what each made of its own bound.
     """
 
     bound: float
@@ -103,6 +103,11 @@ def ratios(runs: Sequence[Measured], *, shared: bool, device_rate: float | None 
     ):
         found.append(Ratios(bound, pipeline / bound, naive / naive_bound, pipeline / bound / (naive / naive_bound)))
     return found
+
+
+def compared(bound: float, naive: float, pipeline: float) -> Ratios:
+    """Of rates that were measured at the same time."""
+    return Ratios(bound, pipeline / bound, naive / bound, pipeline / naive)
 
 
 def _between(rates: Sequence[float]) -> list[float]:

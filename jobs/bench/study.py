@@ -10,6 +10,7 @@ from jobs.bench.rates import decoders_beside
 from jobs.bench.report import machine
 from jobs.bench.throughput import (
     MICRO_BATCH_SECONDS,
+    Found,
     Setting,
     Split,
     Teacher,
@@ -17,6 +18,7 @@ from jobs.bench.throughput import (
     find_split,
     fitting_slots,
     measure,
+    measure_in_turns,
     simulated,
 )
 from jobs.bench.videos import Films
@@ -34,6 +36,7 @@ class Study:
     work: Path
     seconds: float
     segment: float
+    turn: float
     rounds: int
     settings: tuple[str, ...]
     model: str
@@ -58,7 +61,7 @@ class Study:
         """The same way in seconds: tiny films, a tiny network, one round."""
         tiny: dict[str, Any] = {"films": Films(4, 2.0, 96, 64), "size": (32, 32), "num_frames": 4, "slots": 4}
         tiny |= {"batches": 2, "trial": 0.5, "pairs": 4, "most": 1, "every": 0.1, "model": "compact", "model_size": 32}
-        return cls(work, **chosen | tiny | {"seconds": 0.1, "segment": 0.5, "rounds": 1})
+        return cls(work, **chosen | tiny | {"seconds": 0.1, "segment": 0.5, "turn": 0.5, "rounds": 1})
 
     @property
     def load(self) -> Workload:
@@ -84,7 +87,7 @@ class Study:
             LOG.info("%s: are the outputs of both arms equal?", setting.name)
             rows = check_equal(setting, 2 * load.shard_views)
             LOG.info("%s: %d equal rows; now the timed runs", setting.name, rows)
-            found.append(measure(setting, self.rounds, self.seconds, self.segment, splits) | {"equal_rows": rows})
+            found.append(self._measure(setting, splits) | {"equal_rows": rows})
         return {
             "bench": "precompute throughput",
             "machine": facts,
@@ -93,6 +96,11 @@ class Study:
             "isolation": asdict(measure_isolation(load, self.pairs)),
             "settings": found,
         }
+
+    def _measure(self, setting: Setting, splits: dict[str, Split]) -> Found:
+        if setting.shared:
+            return measure_in_turns(setting, self.rounds, self.seconds, self.turn, splits)
+        return measure(setting, self.rounds, self.seconds, self.segment, splits)
 
     def _splits(self) -> tuple[Workload, dict[str, Split]]:
         """Rates of both stages alone, and micro-batches of two seconds or more."""
@@ -141,6 +149,6 @@ class Study:
             "shard": f"{load.shard_views} clips",
             "frames": self.frames,
             "naive": f"as many {self.naive} as cores",
-            "seconds, segment, rounds": f"{self.seconds:g}, {self.segment:g}, {self.rounds}",
+            "seconds, segment, turn, rounds": f"{self.seconds:g}, {self.segment:g}, {self.turn:g}, {self.rounds}",
             "sets": ", ".join(self.sets) or "none",
         }

@@ -1,25 +1,40 @@
 """How near precompute comes to what its parts allow, and what a plain loop of processes makes of the same cores."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.bench.arms import Job
-from jobs.bench.crew import run_actors, run_crew
+from jobs.bench.arms import PATIENT, Job
+from jobs.bench.crew import Crew, run_crew
 from jobs.bench.driver import PipelineRun, drive, plan_folder, run_pipeline
-from jobs.bench.rates import Measured, best_split, clips_for, ratios, separate_bound, shared_bound, slots_for
+from jobs.bench.rates import (
+    Measured,
+    Ratios,
+    best_split,
+    clips_for,
+    compared,
+    ratios,
+    separate_bound,
+    shared_bound,
+    slots_for,
+)
+from jobs.bench.turns import Turns
 from jobs.bench.workload import CORES, Workload, plain_teacher, pools
 from pipeline.artifacts.commit import read_markers, read_object
 from pipeline.errors import JobError
 from pipeline.flow.teacher_stage import TeacherJob
 
 MICRO_BATCH_SECONDS = 2.0
+Found = dict[str, Any]  # what was measured in a setting, as the JSON file has it
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,23 @@ class Setting:
         drive("manifest", recipe)
         return recipe
 
-    def pipeline(self, recipe: Path) -> tuple[Path, PipelineRun]:
-        """One pass over a recipe of this setting."""
-        return run_pipeline(recipe, self.decoders + self.teachers, self.sets, every=self.every)
+    def pipeline(self, recipe: Path, **watched: Any) -> tuple[Path, PipelineRun]:
+        """One pass over a recipe of this setting; `watched`: as `run_pipeline` has it."""
+        return run_pipeline(recipe, self.decoders + self.teachers, self.sets, every=self.every, **watched)
 
     def job(self, arm: str, seconds: float | None) -> Job:
         return Job(arm, self.load, 0, 1, self.teacher.job, seconds)
+
+    def naive_job(self, recipe: Path) -> tuple[Path, Job]:
+        """Of workers over the recipe's plan, from nothing; and the folder of their targets."""
+        root = recipe.with_suffix("")
+        folders = {name: root / name for name in ("claims", "out")}
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        places = {"plan": plan_folder(recipe), "root": root / "videos", **folders}
+        said: dict[str, Any] = {name: str(path) for name, path in places.items()}
+        return folders["out"], replace(self.job("naive", None), **said)
 
 
 def find_split(job: Job, counts: Sequence[int]) -> Split:
@@ -106,15 +132,8 @@ def simulated(work: Path, load: Workload, a: float) -> tuple[Teacher, float]:
 
 def run_naive(setting: Setting, recipe: Path) -> tuple[Path, Measured]:
     """As many serial workers as cores over the recipe's plan; returns the folder of their targets, too."""
-    root = recipe.with_suffix("")
-    folders = {name: root / name for name in ("claims", "out")}
-    for folder in folders.values():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    places: dict[str, Any] = {"plan": plan_folder(recipe), "root": root / "videos", **folders}
-    places = {name: str(path) for name, path in places.items()}
-    job = replace(setting.job("naive", None), **places)
-    return folders["out"], (run_actors if setting.naive == "actors" else run_crew)(job, CORES)
+    out, job = setting.naive_job(recipe)
+    return out, run_crew(job, CORES, hosted=setting.naive == "actors")
 
 
 def check_equal(setting: Setting, clips: int) -> int:
@@ -138,7 +157,7 @@ def _sorted(table: pa.Table) -> pa.Table:
     return table.sort_by([("clip_id", "ascending"), ("view_id", "ascending")]).combine_chunks()
 
 
-def measure(setting: Setting, rounds: int, seconds: float, segment: float, splits: dict[str, Split]) -> dict[str, Any]:
+def measure(setting: Setting, rounds: int, seconds: float, segment: float, splits: dict[str, Split]) -> Found:
     """The interleaved runs of a setting and their ratios: of decode and teacher each, before, between and after
     (naive, pipeline) × rounds.
 
@@ -159,6 +178,64 @@ def measure(setting: Setting, rounds: int, seconds: float, segment: float, split
         pipelines.append(pipeline)
     runs += alone()
     found = ratios(runs, shared=setting.shared, device_rate=setting.device_rate)
+    return _told(setting, clips, runs, pipelines, found)
+
+
+def measure_in_turns(setting: Setting, rounds: int, seconds: float, turn: float, splits: dict[str, Split]) -> Found:
+    """The same for arms that all need the same cores: in each round all four of them in turns of `turn` seconds, until
+    the naive workers and the pipeline are through the plan, in `seconds` of their own time at the bound's rate."""
+    rate = setting.bound(splits["decode"].rate, splits["teacher"].rate)
+    clips = clips_for(seconds, rate, setting.load.shard_views * CORES)
+    recipe = setting.recipe("timed", clips)
+    runs: list[Measured] = []
+    pipelines: list[PipelineRun] = []
+    for _ in range(rounds):
+        measured, pipeline = _side_by_side(setting, recipe, turn, splits)
+        runs += measured
+        pipelines.append(pipeline)
+    by_arm = [[run.rate for run in runs if run.arm == arm] for arm in ("decode", "teacher", "naive", "pipeline")]
+    found = [compared(setting.bound(a, b), *others) for a, b, *others in zip(*by_arm, strict=True)]
+    return _told(setting, clips, runs, pipelines, found) | {"turn": turn}
+
+
+def _side_by_side(
+    setting: Setting, recipe: Path, turn: float, splits: dict[str, Split]
+) -> tuple[list[Measured], PipelineRun]:
+    turns, everyone = Turns(turn), {arm: setting.job(arm, None) for arm in ("decode", "teacher")}
+    processes = {arm: splits[arm].processes for arm in everyone} | {"naive": CORES}
+    everyone["naive"] = replace(setting.naive_job(recipe)[1], cold=True)
+    crews: dict[str, Crew] = {}
+    pid: Future[int] = Future()
+    with contextlib.ExitStack() as stack:
+        for arm, job in everyone.items():
+            hosted = arm == "naive" and setting.naive == "actors"
+            crews[arm] = stack.enter_context(Crew(job, processes[arm], hosted=hosted))
+            turns.add(arm, *crews[arm].pids)
+        patient = replace(setting, sets=(*setting.sets, f"precompute.deadline={PATIENT}"))
+        active = partial(turns.active, "pipeline")
+        pipeline = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            patient.pipeline, recipe, started=pid.set_result, active=active
+        )
+        stack.callback(turns.release)
+        either: tuple[Future[Any], ...] = (pid, pipeline)
+        wait(either, return_when=FIRST_COMPLETED)
+        if not pid.done():
+            pipeline.result()  # raises what kept it from starting
+        turns.add("pipeline", pid.result())
+        for crew in crews.values():
+            crew.go()
+        turns.run(lambda arm: not pipeline.done() if arm == "pipeline" else crews[arm].going, ("naive", "pipeline"))
+        for arm in ("decode", "teacher"):
+            with turns.turn(arm):
+                crews[arm].stop()
+        folder, run = pipeline.result()
+        shutil.rmtree(folder)
+        return [*(crew.measured(partial(turns.active, arm)) for arm, crew in crews.items()), run.measured], run
+
+
+def _told(
+    setting: Setting, clips: int, runs: list[Measured], pipelines: list[PipelineRun], found: Sequence[Ratios]
+) -> Found:
     return {
         "setting": setting.name,
         "clips": clips,
