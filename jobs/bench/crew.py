@@ -173,7 +173,9 @@ def work(job: Any, step: Any, told: threading.Event | None = None) -> dict[str, 
 
 
 def _cpu() -> float:
-    return sum(process.cpu for process in tree(os.getpid()).values())
+    """Of this process and its children, those among them that have ended."""
+    ended = os.times()
+    return sum(process.cpu for process in tree(os.getpid()).values()) + ended.children_user + ended.children_system
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.bench.crew import Active, environment
-from jobs.bench.processes import CHILD, Sampler, boot_time
+from jobs.bench.processes import CHILD, Process, Sampler, boot_time, tree
 from jobs.bench.rates import Done, Measured
 from pipeline.artifacts.commit import read_markers
 from pipeline.errors import JobError
@@ -134,11 +134,19 @@ def commits(folder: Path) -> list[tuple[float, int]]:
     return sorted((os.stat(folder / f"{name}.json").st_mtime, marker.rows) for name, marker in markers.items())
 
 
+def decoding(root: int) -> bool:
+    """Whether a driver's graph has begun to decode."""
+    return bool(_children(tree(root).values(), root))
+
+
+def _children(found: Iterable[Process], root: int) -> list[Process]:
+    """The graph's decode children. The driver's own one estimates from a few videos, before there is a graph."""
+    return [each for each in found if CHILD in each.command and each.parent != root]
+
+
 def _pipeline_run(driven: Driven, done: Done, workers: int, told: Mapping[str, Any], active: Active) -> PipelineRun:
     clips = sum(rows for _, rows in done)
-    children = [found for found in driven.sampler.seen.values() if CHILD in found.command]
-    # The driver's own child estimates from a few videos, before there is a graph.
-    started = [child.started for child in children if child.parent != driven.sampler.root]
+    started = [child.started for child in _children(driven.sampler.seen.values(), driven.sampler.root)]
     if not done or not started:
         raise JobError("the pipeline committed nothing: its log says why")
     begin, first, end = boot_time() + min(started), done[0][0], done[-1][0]

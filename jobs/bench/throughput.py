@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from jobs.bench.arms import PATIENT, Job
 from jobs.bench.crew import Crew, run_crew
-from jobs.bench.driver import PipelineRun, drive, plan_folder, run_pipeline
+from jobs.bench.driver import PipelineRun, decoding, drive, plan_folder, run_pipeline
 from jobs.bench.rates import (
     Measured,
     Ratios,
@@ -222,6 +222,7 @@ def _side_by_side(
         if not pid.done():
             pipeline.result()  # raises what kept it from starting
         turns.add("pipeline", pid.result())
+        turns.until("pipeline", lambda: pipeline.done() or decoding(pid.result()))
         for crew in crews.values():
             crew.go()
         turns.run(lambda arm: not pipeline.done() if arm == "pipeline" else crews[arm].going, ("naive", "pipeline"))

@@ -50,6 +50,12 @@ class Turns:
                         while going(arm) and (left := until - time.monotonic()) > 0:
                             time.sleep(min(0.1, left))
 
+    def until(self, arm: str, done: Callable[[], bool]) -> None:
+        """One turn that takes as long as it takes: what starts (Ray, most of all) gives up where it is paused."""
+        with self.turn(arm):
+            while not done():
+                time.sleep(0.1)
+
     @contextlib.contextmanager
     def turn(self, arm: str) -> Iterator[None]:
         """The arm works, and the time counts as its own."""

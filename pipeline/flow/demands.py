@@ -70,6 +70,13 @@ def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     return [*frame_demands(recipe, left), teacher]
 
 
+def teachers_compute(recipe: Recipe) -> bool:
+    """Whether the teachers are networks on their actors' own CPUs; a callable of a user's may wait for whatever."""
+    section = recipe.precompute
+    called = any(given.labeler for given in (recipe.teacher, *section.more_teachers))
+    return device(section.device) == "cpu" and not called
+
+
 def micro_batch_bytes(recipe: Recipe) -> int:
     """Of the pixels (B, T, H, W, 3) uint8 that pass through the graph in one row."""
     height, width = recipe.views.size

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import PLANS, device, frames_job
 from pipeline.flow.complete import check_complete
 from pipeline.flow.context import Context
-from pipeline.flow.demands import frame_demands, target_demands
+from pipeline.flow.demands import frame_demands, target_demands, teachers_compute
 from pipeline.flow.estimate import expected
 from pipeline.flow.meter import Meter, summary_path, table
 from pipeline.flow.open_plan import OpenPlan
@@ -255,7 +255,7 @@ def _pools(context: Context, name: str, labels: bool) -> Any:
     from pipeline.on_ray.precompute import Pools
 
     _, decode, *rest = demands
-    return Pools(decode, rest[0] if rest else None)
+    return Pools(decode, rest[0] if rest else None, labels and teachers_compute(recipe))
 
 
 def _stages(context: Context, work: Work) -> tuple[Any, Any]:

@@ -34,17 +34,28 @@ Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
 ATTEMPTS = 8
 # Micro-batches that an actor has in hand: while its stage is at work on one, the arrays of the other are fetched or put
-# away. Ray Data calls the stage from one thread.
+# away. Ray Data calls the stage from one thread; the main one then looks for signals a hundred times a second, which
+# takes 0.5 % of a core, and more of a stage that computes itself.
 OVERLAPPING = 2
 PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only once so many have come after it
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Actors per stage; `teacher` None: frames only."""
+    """Actors per stage; `teacher` None: frames only.
+
+    `computing`: the teacher's actors work on the decoders' cores themselves, and do not wait for a device or a service.
+    Then there is always somebody to fill a gap, and no actor takes a second micro-batch in hand.
+    """
 
     decode: Demand
     teacher: Demand | None = None
+    computing: bool = False
+
+    @property
+    def in_hand(self) -> int:
+        """Micro-batches of an actor at the same time."""
+        return 1 if self.computing else OVERLAPPING
 
     @property
     def enough(self) -> int:
@@ -96,11 +107,13 @@ def _graph(
     source: MicroBatches, frames: Callable[[], Stage], teacher: Callable[[], Stage] | None, pools: Pools
 ) -> ray.data.Dataset:
     graph = ray.data.read_datasource(source, num_cpus=READ_CPUS, concurrency=1, override_num_blocks=source.tasks)
-    graph = _map(graph, frames, pools.decode)
-    return _map(graph, teacher, pools.teacher) if teacher is not None and pools.teacher is not None else graph
+    graph = _map(graph, frames, pools.decode, pools.in_hand)
+    if teacher is None or pools.teacher is None:
+        return graph
+    return _map(graph, teacher, pools.teacher, pools.in_hand)
 
 
-def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand) -> ray.data.Dataset:
+def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand, in_hand: int) -> ray.data.Dataset:
     """1 row in, 1 row out, in a pool of actors; a dead actor is started anew (max_restarts is unlimited by default)."""
     with warnings.catch_warnings():  # max_task_retries has no named parameter yet
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -108,7 +121,7 @@ def _map(graph: ray.data.Dataset, build: Callable[[], Stage], demand: Demand) ->
             _OneRow,
             batch_size=1,
             compute=ActorPoolStrategy(
-                min_size=demand.smallest, max_size=demand.count, max_concurrent_calls_per_actor=OVERLAPPING
+                min_size=demand.smallest, max_size=demand.count, max_concurrent_calls_per_actor=in_hand
             ),
             num_cpus=demand.cpus,
             num_gpus=demand.gpus or None,
