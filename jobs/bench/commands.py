@@ -22,6 +22,8 @@ Naive = Annotated[
     Parameter(help="Workers of the naive arm: actors of Ray, or processes that have the cores to themselves"),
 ]
 
+Together = Annotated[bool, Parameter(negative=(), help="On shared cores: actors that decode and label in turn")]
+
 
 def throughput(
     *,
@@ -38,6 +40,7 @@ def throughput(
     frames: Literal["none", "raw", "jpeg"] = "none",
     views: int = 1,
     naive: Naive = "actors",
+    together: Together = False,
     sets: Sets = None,
 ) -> None:
     """Decode-only, teacher-only, a plain loop in every worker and precompute itself, so that a drift of the machine
@@ -60,7 +63,7 @@ def throughput(
         "settings": settings,
     }
     chosen |= {"model": model, "model_size": model_size, "frames": frames, "views": views, "naive": naive}
-    chosen["sets"] = tuple(sets or ())
+    chosen |= {"together": together, "sets": tuple(sets or ())}
     study = Study.quick(folder, **chosen) if quick else Study(folder, **chosen)
     result = study.run()
     report.finish(result, report.throughput_text(result), out or folder / "throughput.json")

@@ -45,6 +45,7 @@ class Study:
     views: int
     sets: tuple[str, ...] = ()
     naive: str = "actors"
+    together: bool = False
     films: Films = FILMS
     size: tuple[int, int] = (112, 112)
     num_frames: int = 16
@@ -125,6 +126,8 @@ class Study:
             if name == "shared":
                 beside = decoders_beside(splits["decode"].rate, splits["teacher"].rate, CORES)
                 shared = replace(shared, decoders=beside, teachers=min(b, CORES))
+                if self.together:  # as many actors as cores, two at least
+                    shared = replace(shared, decoders=max(1, CORES - 1), teachers=1, together=True)
             if name == "simulated":
                 teacher, rate = simulated(self.work, load, splits["decode"].rate)
                 shared = replace(shared, teacher=teacher, teachers=1, device_rate=rate)
@@ -149,6 +152,7 @@ class Study:
             "shard": f"{load.shard_views} clips",
             "frames": self.frames,
             "naive": f"as many {self.naive} as cores",
+            "pipeline on shared cores": "actors that do both" if self.together else "decoders and teachers",
             "seconds, segment, turn, rounds": f"{self.seconds:g}, {self.segment:g}, {self.turn:g}, {self.rounds}",
             "sets": ", ".join(self.sets) or "none",
         }

@@ -63,7 +63,7 @@ class Split:
 @dataclass(frozen=True)
 class Setting:
     """One placement of the teacher. `device_rate`: clips per second of a simulated device; `naive`: what the workers of
-    the naive arm are, actors or processes."""
+    the naive arm are, actors or processes; `together`: the pipeline's actors decode and label in turn."""
 
     name: str
     load: Workload
@@ -75,6 +75,7 @@ class Setting:
     sets: tuple[str, ...] = ()
     every: float = 2.0
     naive: str = "actors"
+    together: bool = False
 
     @property
     def shared(self) -> bool:
@@ -85,7 +86,7 @@ class Setting:
 
     def recipe(self, name: str, clips: int) -> Path:
         """A scanned and planned recipe over so many clips."""
-        pool = pools(self.decoders, self.teachers, separate=not self.shared)
+        pool = pools(self.decoders, self.teachers, separate=not self.shared, together=self.together)
         pool |= {"frames": self.frames, "device": self.teacher.job.device}
         recipe = self.load.write(f"{name}-{self.name}-{clips}", clips, self.teacher.section, pool)
         drive("manifest", recipe)

@@ -93,14 +93,20 @@ def decode_row(number: int, videos: list[tuple[str, str]], policy: ViewPolicy) -
     return {"plan": "train", "shard_id": "", "micro_batch": number, "part": "", "teachers": "[0]", **columns}
 
 
-def pools(decoders: int, teachers: int, *, separate: bool) -> dict[str, Any]:
-    """The precompute section's pools: both stages share all cores but what reading asks for; a teacher on a device of
-    its own asks for nearly none of them."""
+def pools(decoders: int, teachers: int, *, separate: bool, together: bool = False) -> dict[str, Any]:
+    """The precompute section's pools: all actors share all cores but what reading asks for; a teacher on a device of
+    its own asks for nearly none of them. `together`: they decode and label in turn."""
     free = CORES - READ_CPUS
     teacher = 0.05 if separate else free / (decoders + teachers)
     decode = (free - teachers * teacher) / decoders
-    pool = {"decoders": decoders, "min_decoders": decoders, "teachers": teachers, "min_teachers": teachers}
-    return pool | {"decode_cpus": _down(decode), "teacher_cpus": _down(teacher)}
+    pool: dict[str, Any] = {
+        "decoders": decoders,
+        "min_decoders": decoders,
+        "teachers": teachers,
+        "min_teachers": teachers,
+    }
+    pool |= {"decode_cpus": _down(decode), "teacher_cpus": _down(teacher)}
+    return pool | ({"together": True} if together else {})
 
 
 def torch_teacher(work: Path, model: str, size: int, options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -42,6 +42,10 @@ class Precompute(Section):
 
     `frames`: the cache of rasters, raw uint8 or one JPEG per frame; `none` keeps the targets alone, which nothing here
     can be trained from. `more_teachers` are taken as they are and label in the same decoding pass.
+
+    `together`: one actor decodes and labels in turn, so that no pixels change hands. For teachers on the decoders' own
+    CPUs: an accelerator would wait meanwhile. There are `decoders` + `teachers` such actors, as far as they fit, each
+    with the larger of both numbers of CPUs.
     """
 
     frames: Literal["raw", "jpeg", "none"] = "raw"
@@ -61,6 +65,7 @@ class Precompute(Section):
     teachers: int = runtime(1, ge=1)
     min_teachers: int = runtime(1, ge=1)
     teacher_cpus: float = runtime(0.9, gt=0)
+    together: bool = runtime(False)
     open_shards: int = runtime(16, ge=1)
 
 

@@ -4,6 +4,7 @@ Memory of the precompute actors, as asked of Ray (which counts it and does not e
 
     decode     1.25 · (0.5 GB + 6 · M)    the worker, its child and Parquet's buffers; pixels decoded, handed on, cached
     teacher    1.25 · (1 GB + 7 · M)      the worker with torch; pixels as uint8, handed on, and as float32
+    both       the sum of these           with precompute.together
 
 M = bytes of a micro-batch's pixels, of which another one is being put away (two copies) or fetched (one) meanwhile. A
 network's own weights and activations are known to nobody here. Never more than the share of a node that the actor's
@@ -59,8 +60,10 @@ def frame_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
 
 
 def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
-    """The same beside the teacher's actors, which come first."""
+    """The same beside the teacher's actors, which come first; with `together` the actors that do both."""
     section = recipe.precompute
+    if section.together:
+        return [Demand("reading", 1, READ_CPUS), _both(recipe, capacity)]
     gpus = float(device(section.device) == "cuda")
     least = section.min_teachers if _grows(recipe) else None
     needed = MEMORY_ROOM * (TEACHER_BYTES + TEACHER_COPIES * micro_batch_bytes(recipe))
@@ -68,6 +71,17 @@ def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     teacher = Demand("teacher actors", section.teachers, section.teacher_cpus, gpus, memory, least)
     left = replace(capacity, cpus=capacity.cpus - teacher.count * teacher.cpus)
     return [*frame_demands(recipe, left), teacher]
+
+
+def _both(recipe: Recipe, capacity: Capacity) -> Demand:
+    """As many actors as decoders and teachers are asked for, as far as they fit, at least one."""
+    section = recipe.precompute
+    cpus, gpus = max(section.decode_cpus, section.teacher_cpus), float(device(section.device) == "cuda")
+    count = fit_decoders(section.decoders + section.teachers, cpus, capacity.cpus - READ_CPUS)
+    least = section.min_decoders + section.min_teachers if _grows(recipe) else None
+    copies = DECODE_COPIES + TEACHER_COPIES
+    memory = MEMORY_ROOM * (DECODE_BYTES + TEACHER_BYTES + copies * micro_batch_bytes(recipe))
+    return Demand("precompute actors", count, cpus, gpus, capacity.memory(memory, cpus), least)
 
 
 def teachers_compute(recipe: Recipe) -> bool:

@@ -30,9 +30,9 @@ OWN = "teacher"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sums over what is to do. `hours`: of the recipe's decoders and teachers side by side, so of the slower ones;
-    `node_hours`: on `nodes` like this machine. `teacher_seconds` is None where they could not be timed: then `hours`
-    is of decoding alone.
+    """Sums over what is to do. `hours`: of the recipe's decoders and teachers side by side, so of the slower ones, or
+    of actors that do both in turn; `node_hours`: on `nodes` like this machine. `teacher_seconds` is None where they
+    could not be timed: then `hours` is of decoding alone.
     """
 
     views: int
@@ -105,6 +105,10 @@ def estimate(
     teachers = None if clip_seconds is None else total * clip_seconds
     hours = max(decode / section.decoders, (teachers or 0.0) / section.teachers) / 3600
     cpus = section.decoders * section.decode_cpus + section.teachers * section.teacher_cpus
+    if section.together and target_bytes is not None:
+        actors = section.decoders + section.teachers
+        hours = (decode + (teachers or 0.0)) / actors / 3600
+        cpus = actors * max(section.decode_cpus, section.teacher_cpus)
     nodes = math.ceil(cpus / (os.cpu_count() or 1))
     frames_bytes = total * probe.view_bytes
     targets = None if target_bytes is None else total * target_bytes

@@ -35,6 +35,7 @@ from pipeline.flow.plans import PlanView, plan_step
 from pipeline.flow.step import Step, Timing, describe, owner
 from pipeline.flow.targets import codec_of, teacher_jobs, teacher_steps
 from pipeline.flow.teacher import Model
+from pipeline.flow.together import Together
 from pipeline.flow.videos import Views
 from pipeline.targets.committer import ShardCommitter, TeacherTargets
 from pipeline.targets.share import BadShare
@@ -267,4 +268,5 @@ def _stages(context: Context, work: Work) -> tuple[Any, Any]:
         return decode, None
     from pipeline.flow.teacher_stage import TeacherStage
 
-    return decode, functools.partial(TeacherStage, teacher_jobs(context.recipe, work.teachers))
+    label = functools.partial(TeacherStage, teacher_jobs(context.recipe, work.teachers))
+    return (functools.partial(Together, decode, label), None) if context.recipe.precompute.together else (decode, label)

@@ -33,6 +33,7 @@ precompute.min_teachers
 precompute.open_shards
 precompute.teacher_cpus
 precompute.teachers
+precompute.together
 run.name
 simulate.workers
 storage.root

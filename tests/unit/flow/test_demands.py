@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config.load import build_recipe
-from pipeline.flow.demands import frame_demands, target_demands
+from pipeline.flow.demands import frame_demands, target_demands, teachers_compute
 from pipeline.on_ray.capacity import Capacity
 
 LARGE = {"plan": {"micro_batch": 64}, "views": {"size": [224, 224], "num_frames": 16}}
@@ -25,6 +25,23 @@ def test_a_node_that_has_the_cpus_has_the_memory(node: tuple[float, float]) -> N
         asked = demands(build_recipe(LARGE | {"precompute": {"decoders": 16}}), capacity)
         assert sum(each.count * each.cpus for each in asked) <= cpus
         assert 0 < sum(each.count * each.memory for each in asked) <= memory
+
+
+def test_actors_that_do_both_are_as_many_as_fit_and_of_the_larger_share() -> None:
+    section = {"together": True, "decoders": 3, "teachers": 2, "decode_cpus": 0.5, "teacher_cpus": 1.0}
+    recipe = build_recipe(LARGE | {"precompute": section})
+    for cpus, count in ((8.1, 5), (4.1, 4), (0.5, 1)):
+        reading, both = target_demands(recipe, Capacity(cpus, 0.0, "", memory_per_cpu=64e9))
+        assert (reading.what, both.count, both.cpus, both.least) == ("reading", count, 1.0, None)
+        assert both.memory == pytest.approx(1.25 * (1.5e9 + 13 * PIXELS))
+    assert [each.what for each in frame_demands(recipe, Capacity(8.0, 0.0, ""))] == ["reading", "decode actors"]
+
+
+def test_networks_on_cpus_compute_and_callables_may_wait() -> None:
+    assert teachers_compute(build_recipe({"precompute": {"device": "cpu"}}))
+    assert not teachers_compute(build_recipe({"precompute": {"device": "cuda"}}))
+    called = {"model": "module:factory", "labeler": True, "fit": False, "saw_labels": False}
+    assert not teachers_compute(build_recipe({"precompute": {"device": "cpu"}, "teacher": called}))
 
 
 def test_of_a_cluster_without_nodes_no_memory_is_asked() -> None:

@@ -31,10 +31,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("videos"))
 
 
-def worked_out(clip_seconds: float | None) -> Estimate:
-    recipe = small.recipe(
-        Path("/videos"), Path("/workspace"), precompute={"decoders": 4, "teachers": 2, "decode_cpus": 2.0}
-    )
+def worked_out(clip_seconds: float | None, **fields: object) -> Estimate:
+    section = {"decoders": 4, "teachers": 2, "decode_cpus": 2.0} | fields
+    recipe = small.recipe(Path("/videos"), Path("/workspace"), precompute=section)
     return estimate(recipe, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds)
 
 
@@ -50,6 +49,13 @@ def test_hours_are_those_of_the_slower_side() -> None:
     assert slow_teachers.node_hours == pytest.approx(slow_teachers.hours * nodes)
     assert (slow_teachers.views, slow_teachers.frames_bytes, slow_teachers.targets_bytes) == (4600, 4.6e6, 230_000)
     assert "teachers 3 h of one actor, 77 min with the recipe's actors" in slow_teachers.words()
+
+
+def test_actors_that_do_both_share_the_sum() -> None:
+    both = worked_out(2.0, together=True)
+    assert both.hours == pytest.approx((3600.0 + 4600 * 2.0) / 6 / 3600)
+    assert both.nodes == -(-12 // (os.cpu_count() or 1))  # six of two CPUs
+    assert worked_out(None, together=True).hours == pytest.approx(3600.0 / 6 / 3600)
 
 
 def test_teachers_that_could_not_be_timed_are_left_out_and_that_is_said() -> None:

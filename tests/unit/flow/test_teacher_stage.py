@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.flow.teacher_stage import TeacherJob, TeacherStage, build_labeler
+from pipeline.flow.together import Together
 from pipeline.models.plain import save_plain
 from pipeline.targets.codec import Codec
 
@@ -47,6 +49,21 @@ def test_each_asked_teacher_adds_its_packed_columns(plain: TeacherJob) -> None:
     assert (done["t0.batch"], done["t1.batch"], done["plan"]) == (B, B, "train")
     expected = clips().mean(axis=(2, 3, 4), dtype=np.float64)[:, [0, 1, 2, 3, 0]] / 16
     np.testing.assert_allclose(done["t0.logits"], expected, rtol=1e-3)
+
+
+def test_together_is_the_teacher_behind_the_frames_without_idle_time(plain: TeacherJob) -> None:
+    asked = []
+
+    def frames(given: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(given["micro_batch"])
+        return row([0]) | given
+
+    both, alone = Together(lambda: frames, lambda: TeacherStage((plain,))), TeacherStage((plain,))
+    for number in range(2):
+        done = both({"micro_batch": number})
+        assert np.array_equal(done["t0.logits"], alone(row([0]))["t0.logits"])
+        assert (done["micro_batch"], done["idle_s"], "frames" in done) == (number, 0.0, False)
+    assert asked == [0, 1]
 
 
 def test_a_teacher_that_has_the_shard_is_not_asked(plain: TeacherJob) -> None:

@@ -1,5 +1,6 @@
 """Arms in turns: trees of real processes that note the time while they run."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -57,7 +58,7 @@ def test_each_tree_works_in_its_own_turns_alone(arms: dict[str, "subprocess.Pope
         outside = [at for at in moments if turns.active(arm, at - LATE, at + LATE) == 0.0]
         assert outside == [], (name, outside)
         # both sides had turns, so nobody worked for the whole time
-        assert max(later - one for one, later in zip(moments, moments[1:], strict=False)) > 0.15
+        assert max(later - one for one, later in itertools.pairwise(moments)) > 0.15
     shares = [turns.active(arm, began - LATE, ended) for arm in arms]
     assert sum(shares) <= ended - began + LATE
     assert min(shares) > 0.2 * sum(shares)
