@@ -25,8 +25,9 @@ KILLS = int(os.environ.get("STAGEDKD_SOAK_KILLS", "100"))
 LANES = 4
 # A driver's death costs the next run 30 s of watching its lease, a worker's a few seconds.
 VICTIMS = {"driver": 3, "decode child": 3, "decode actor": 3, "teacher actor": 3, "raylet": 0}
-# The last lane's drivers have a session of their own, whose node can be killed.
+# The last lane has sessions of its own, whose node can be killed; the actors of the first decode and label.
 OWN_VICTIMS = VICTIMS | {"raylet": 6}
+BOTH_VICTIMS = VICTIMS | {"teacher actor": 0}
 ENDS = {"driver": -signal.SIGKILL, "raylet": 1}
 
 
@@ -38,8 +39,8 @@ class Lane:
         self.draw = random.Random(number)
         self.name = f"lane-{number}"
         self.finished: list[Path] = []
-        self.own = number == LANES - 1
-        self.victims = OWN_VICTIMS if self.own else VICTIMS
+        self.own, self.together = number == LANES - 1, number == 0
+        self.victims = OWN_VICTIMS if self.own else BOTH_VICTIMS if self.together else VICTIMS
 
     def play(self) -> None:
         while not self.enough.is_set():
@@ -48,7 +49,7 @@ class Lane:
     def _until_done(self, workspace: Path) -> None:
         """Run the command again and again on one workspace, until it comes to its end."""
         while True:
-            run = self.stage.start(workspace, own_session=self.own)
+            run = self.stage.start(workspace, own_session=self.own, precompute__together=self.together)
             while (killed := self._kill_one(run)) and killed not in ENDS:
                 pass
             done = run.end()
