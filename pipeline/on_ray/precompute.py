@@ -34,8 +34,8 @@ Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
 ATTEMPTS = 8
 # Micro-batches that an actor has in hand: while its stage is at work on one, the arrays of the other are fetched or put
-# away. Ray Data calls the stage from one thread; the main one then looks for signals a hundred times a second, which
-# takes 0.5 % of a core, and more of a stage that computes itself.
+# away. Ray Data calls the stage from one thread. A second one costs: a thread of Ray in the actor then wakes a hundred
+# times a second (0.45 % of a core).
 OVERLAPPING = 2
 PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only once so many have come after it
 
@@ -45,7 +45,7 @@ class Pools:
     """Actors per stage; `teacher` None: frames only.
 
     `computing`: the teacher's actors work on the decoders' cores themselves, and do not wait for a device or a service.
-    Then there is always somebody to fill a gap, and no actor takes a second micro-batch in hand.
+    Then the gap between two micro-batches is nothing against a forward, and no actor takes a second one in hand.
     """
 
     decode: Demand
