@@ -67,6 +67,14 @@ def workers_killed(stage: Stage) -> Ended:
     return Ended(run.workspace, kills, [run.end()])
 
 
+def worker_that_does_both_killed(stage: Stage) -> Ended:
+    """An actor that decodes and labels in turn, of two."""
+    run = stage.start(stage.workspace("together"), precompute__together=True)
+    run.until(lambda sight: sight.parts > 0, "a first part of the frames")
+    kill = _kill_worker(run, "actor that does both", run.cast.decode_actors)
+    return Ended(run.workspace, [kill], [run.end()])
+
+
 def raylet_killed(stage: Stage) -> Ended:
     """The node of a session of its own dies under the driver."""
     run = stage.start(stage.workspace("raylet"), own_session=True)
@@ -120,6 +128,7 @@ SCENES: tuple[Scene, ...] = (
     killed_between_the_markers,
     killed_while_the_committer_writes,
     workers_killed,
+    worker_that_does_both_killed,
 )
 
 # What a kill must have met at least once in a run of this file, by what was seen at that moment.
@@ -134,6 +143,7 @@ STATES: dict[str, Callable[[Row], bool]] = {
     "the decode child": lambda row: row.victim == "decode child",
     "the decode actor": lambda row: row.victim == "decode actor",
     "the teacher actor": lambda row: row.victim == "teacher actor",
+    "the actor that does both": lambda row: row.victim == "actor that does both",
     "the raylet": lambda row: row.victim == "raylet",
 }
 
@@ -164,6 +174,12 @@ def test_a_second_job_is_refused_while_the_first_lives_and_takes_over_once_it_is
 @plays(workers_killed)
 def test_a_run_that_loses_its_workers_goes_on_by_itself(ended: Ended) -> None:
     assert [row.victim for row in ended.kills] == ["decode child", "decode actor", "teacher actor"]
+    assert len(ended.drivers) == 1
+
+
+@plays(worker_that_does_both_killed)
+def test_a_run_that_loses_an_actor_that_does_both_goes_on_by_itself(ended: Ended) -> None:
+    assert [row.victim for row in ended.kills] == ["actor that does both"]
     assert len(ended.drivers) == 1
 
 
