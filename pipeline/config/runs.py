@@ -44,8 +44,8 @@ class Precompute(Section):
     can be trained from. `more_teachers` are taken as they are and label in the same decoding pass.
 
     `together`: one actor decodes and labels in turn, so that no pixels change hands. For teachers on the decoders' own
-    CPUs: an accelerator would wait meanwhile. There are `decoders` + `teachers` such actors, as far as they fit, each
-    with the larger of both numbers of CPUs.
+    CPUs; an accelerator, which would wait meanwhile, is refused. There are `decoders` + `teachers` such actors, as far
+    as they fit, each with the larger of both numbers of CPUs.
     """
 
     frames: Literal["raw", "jpeg", "none"] = "raw"

@@ -15,6 +15,7 @@ import os
 from dataclasses import replace
 
 from pipeline.config.recipe import Recipe
+from pipeline.errors import ConfigError
 from pipeline.flow.build import device, train_device
 from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
 
@@ -74,14 +75,22 @@ def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
 
 
 def _both(recipe: Recipe, capacity: Capacity) -> Demand:
-    """As many actors as decoders and teachers are asked for, as far as they fit, at least one."""
+    """As many actors as decoders and teachers are asked for, as far as they fit, at least one.
+
+    ConfigError where the teacher runs on an accelerator.
+    """
     section = recipe.precompute
-    cpus, gpus = max(section.decode_cpus, section.teacher_cpus), float(device(section.device) == "cuda")
+    if device(section.device) == "cuda":
+        raise ConfigError(
+            "precompute.together is true and the teacher would run on an accelerator, which would wait while its actor "
+            "decodes: set precompute.together: false, or precompute.device: cpu"
+        )
+    cpus = max(section.decode_cpus, section.teacher_cpus)
     count = fit_decoders(section.decoders + section.teachers, cpus, capacity.cpus - READ_CPUS)
     least = section.min_decoders + section.min_teachers if _grows(recipe) else None
     copies = DECODE_COPIES + TEACHER_COPIES
     memory = MEMORY_ROOM * (DECODE_BYTES + TEACHER_BYTES + copies * micro_batch_bytes(recipe))
-    return Demand("precompute actors", count, cpus, gpus, capacity.memory(memory, cpus), least)
+    return Demand("precompute actors", count, cpus, memory=capacity.memory(memory, cpus), least=least)
 
 
 def teachers_compute(recipe: Recipe) -> bool:

@@ -34,8 +34,7 @@ Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
 ATTEMPTS = 8
 # Micro-batches that an actor has in hand: while its stage is at work on one, the arrays of the other are fetched or put
-# away. Ray Data calls the stage from one thread. A second one costs: a thread of Ray in the actor then wakes a hundred
-# times a second (0.45 % of a core).
+# away. Ray Data calls the stage from one thread. The second one costs some 0.5 % of the work on shared cores.
 OVERLAPPING = 2
 PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only once so many have come after it
 

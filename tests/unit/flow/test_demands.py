@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.config.load import build_recipe
+from pipeline.errors import ConfigError
 from pipeline.flow.demands import frame_demands, target_demands, teachers_compute
 from pipeline.on_ray.capacity import Capacity
 
@@ -35,6 +36,12 @@ def test_actors_that_do_both_are_as_many_as_fit_and_of_the_larger_share() -> Non
         assert (reading.what, both.count, both.cpus, both.least) == ("reading", count, 1.0, None)
         assert both.memory == pytest.approx(1.25 * (1.5e9 + 13 * PIXELS))
     assert [each.what for each in frame_demands(recipe, Capacity(8.0, 0.0, ""))] == ["reading", "decode actors"]
+
+
+def test_an_accelerator_is_refused_to_actors_that_do_both() -> None:
+    recipe = build_recipe({"precompute": {"together": True, "device": "cuda"}})
+    with pytest.raises(ConfigError, match=r"precompute\.together: false, or precompute\.device: cpu"):
+        target_demands(recipe, Capacity(8.0, 8.0, ""))
 
 
 def test_networks_on_cpus_compute_and_callables_may_wait() -> None:
