@@ -22,7 +22,12 @@ Naive = Annotated[
     Parameter(help="Workers of the naive arm: actors of Ray, or processes that have the cores to themselves"),
 ]
 
-Together = Annotated[bool, Parameter(negative=(), help="On shared cores: actors that decode and label in turn")]
+Together = Annotated[
+    bool,
+    Parameter(
+        negative="--apart", help="On shared cores: actors that decode and label in turn, or decoders and teachers"
+    ),
+]
 
 
 def throughput(
@@ -40,7 +45,7 @@ def throughput(
     frames: Literal["none", "raw", "jpeg"] = "none",
     views: int = 1,
     naive: Naive = "actors",
-    together: Together = False,
+    together: Together = True,
     sets: Sets = None,
 ) -> None:
     """Decode-only, teacher-only, a plain loop in every worker and precompute itself, so that a drift of the machine

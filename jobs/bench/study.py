@@ -45,7 +45,7 @@ class Study:
     views: int
     sets: tuple[str, ...] = ()
     naive: str = "actors"
-    together: bool = False
+    together: bool = True
     films: Films = FILMS
     size: tuple[int, int] = (112, 112)
     num_frames: int = 16

@@ -106,7 +106,7 @@ def pools(decoders: int, teachers: int, *, separate: bool, together: bool = Fals
         "min_teachers": teachers,
     }
     pool |= {"decode_cpus": _down(decode), "teacher_cpus": _down(teacher)}
-    return pool | ({"together": True} if together else {})
+    return pool | {"together": together}
 
 
 def torch_teacher(work: Path, model: str, size: int, options: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -45,7 +45,8 @@ class Precompute(Section):
 
     `together`: one actor decodes and labels in turn, so that no pixels change hands. For teachers on the decoders' own
     CPUs; an accelerator, which would wait meanwhile, is refused. There are `decoders` + `teachers` such actors, as far
-    as they fit, each with the larger of both numbers of CPUs.
+    as they fit, each with the larger of both numbers of CPUs and with the teachers in its memory. null: wherever the
+    teachers are networks on CPUs with one thread each (`train.threads`) and ask for no more CPUs than the decoders.
     """
 
     frames: Literal["raw", "jpeg", "none"] = "raw"
@@ -65,7 +66,7 @@ class Precompute(Section):
     teachers: int = runtime(1, ge=1)
     min_teachers: int = runtime(1, ge=1)
     teacher_cpus: float = runtime(0.9, gt=0)
-    together: bool = runtime(False)
+    together: bool | None = runtime(None)
     open_shards: int = runtime(16, ge=1)
 
 

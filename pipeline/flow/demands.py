@@ -4,7 +4,7 @@ Memory of the precompute actors, as asked of Ray (which counts it and does not e
 
     decode     1.25 · (0.5 GB + 6 · M)    the worker, its child and Parquet's buffers; pixels decoded, handed on, cached
     teacher    1.25 · (1 GB + 7 · M)      the worker with torch; pixels as uint8, handed on, and as float32
-    both       the sum of these           with precompute.together
+    both       the sum of these           one actor decodes and labels in turn (labels_in_turn)
 
 M = bytes of a micro-batch's pixels, of which another one is being put away (two copies) or fetched (one) meanwhile. A
 network's own weights and activations are known to nobody here. Never more than the share of a node that the actor's
@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import device, train_device
 from pipeline.on_ray.capacity import READ_CPUS, Capacity, Demand, check, fit_decoders
 
+ANYTHING = Capacity(1e6, 1e6, "not known before the cluster is asked")
 DECODE_BYTES, TEACHER_BYTES = 0.5e9, 1e9
 DECODE_COPIES, TEACHER_COPIES = 6, 7
 MEMORY_ROOM = 1.25
@@ -31,6 +32,15 @@ def local_capacity(recipe: Recipe) -> Capacity | None:
     cpus = recipe.cluster.max_cpus or float(len(os.sched_getaffinity(0)))
     gpus = 1.0 if "cuda" in (train_device(recipe.train), device(recipe.precompute.device)) else 0.0
     return Capacity(cpus, gpus, "this machine's CPUs" if recipe.cluster.max_cpus is None else "cluster.max_cpus")
+
+
+def known_capacity(recipe: Recipe) -> Capacity:
+    """What the cluster can become as far as it is known without asking it: this machine, or cluster.expect."""
+    local, expect = local_capacity(recipe), recipe.cluster.expect
+    if local is not None or expect.CPU is None:
+        return local or ANYTHING
+    cpus, gpus = recipe.cluster.max_cpus or expect.CPU, expect.GPU or 0.0
+    return Capacity(min(cpus, expect.CPU), min(gpus, recipe.cluster.max_gpus or gpus), "cluster.expect")
 
 
 def step_demands(recipe: Recipe, capacity: Capacity) -> dict[str, list[Demand]]:
@@ -61,9 +71,9 @@ def frame_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
 
 
 def target_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
-    """The same beside the teacher's actors, which come first; with `together` the actors that do both."""
+    """The same beside the teacher's actors, which come first; or the actors that do both."""
     section = recipe.precompute
-    if section.together:
+    if labels_in_turn(recipe):
         return [Demand("reading", 1, READ_CPUS), _both(recipe, capacity)]
     gpus = float(device(section.device) == "cuda")
     least = section.min_teachers if _grows(recipe) else None
@@ -91,6 +101,14 @@ def _both(recipe: Recipe, capacity: Capacity) -> Demand:
     copies = DECODE_COPIES + TEACHER_COPIES
     memory = MEMORY_ROOM * (DECODE_BYTES + TEACHER_BYTES + copies * micro_batch_bytes(recipe))
     return Demand("precompute actors", count, cpus, memory=capacity.memory(memory, cpus), least=least)
+
+
+def labels_in_turn(recipe: Recipe) -> bool:
+    """Whether one actor decodes and labels in turn: as the recipe says, by itself where this leaves no core idle."""
+    section = recipe.precompute
+    if section.together is not None:
+        return section.together
+    return teachers_compute(recipe) and recipe.train.threads == 1 and section.teacher_cpus <= section.decode_cpus
 
 
 def teachers_compute(recipe: Recipe) -> bool:

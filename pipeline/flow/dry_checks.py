@@ -7,23 +7,13 @@ from math import ceil
 from pipeline.artifacts.places import is_remote, place
 from pipeline.config.recipe import Recipe
 from pipeline.errors import CapacityError
-from pipeline.flow.demands import local_capacity, step_demands
+from pipeline.flow.demands import step_demands
 from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, duration, size
 from pipeline.on_ray.capacity import Capacity, check
 
 LEAST_VIDEOS = 40  # of validation, for the self-test: labels.selftest, whose import costs a second
 MICRO_BATCH_SECONDS, SHARD_SECONDS = 0.5, 300.0
-ANYTHING = Capacity(1e6, 1e6, "not known before the cluster is asked")
-
-
-def capacity(recipe: Recipe) -> Capacity:
-    """What the cluster can become as far as it is known without asking it: this machine, or cluster.expect."""
-    local, expect = local_capacity(recipe), recipe.cluster.expect
-    if local is not None or expect.CPU is None:
-        return local or ANYTHING
-    cpus, gpus = recipe.cluster.max_cpus or expect.CPU, expect.GPU or 0.0
-    return Capacity(min(cpus, expect.CPU), min(gpus, recipe.cluster.max_gpus or gpus), "cluster.expect")
 
 
 def refusals(recipe: Recipe, found: Capacity) -> Iterator[str]:

@@ -9,8 +9,8 @@ from pipeline.artifacts.layout import Workspace, read_json
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS
 from pipeline.flow.context import run_name
-from pipeline.flow.demands import step_demands
-from pipeline.flow.dry_checks import capacity, refusals, warnings
+from pipeline.flow.demands import known_capacity, step_demands
+from pipeline.flow.dry_checks import refusals, warnings
 from pipeline.flow.dry_data import Data, look
 from pipeline.flow.dry_sizes import PlanSize, duration, plan_size, size
 from pipeline.flow.dry_steps import Row, Survey
@@ -40,14 +40,14 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     told = probe_videos(recipe, data.paths[:: max(1, -(-len(data.paths) // PROBED))]) if probe and data.paths else None
     if told is not None:
         sizes = {plan: _measured(each, told) for plan, each in sizes.items()}
-    found = capacity(recipe)
+    found = known_capacity(recipe)
     run = run_name(recipe, name)
     parts = [
         [f"Dry run of {run}: nothing is written, nothing is started."],
         [*_data(data), _workspace(recipe, run, survey)],
         _steps(survey.rows()),
         ["Sizes", *_sizes(recipe, sizes)],
-        *([_probed(recipe, told, teachers, sizes, survey)] if told and teachers else []),
+        *([_probed(recipe, told, teachers, sizes, survey, found)] if told and teachers else []),
         _resources(recipe, found),
         _warnings([*refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
@@ -109,7 +109,12 @@ def _plan_line(plan: PlanSize) -> str:
 
 
 def _probed(
-    recipe: Recipe, told: Probe, teachers: TeacherTime, sizes: Mapping[str, PlanSize], survey: Survey
+    recipe: Recipe,
+    told: Probe,
+    teachers: TeacherTime,
+    sizes: Mapping[str, PlanSize],
+    survey: Survey,
+    found: Capacity,
 ) -> list[str]:
     """What is to do of both plans, by a few videos that were decoded here and now."""
     videos = {plan: survey.videos_to_do(plan) for plan in PLANS}
@@ -118,7 +123,7 @@ def _probed(
     timed = f"take {duration(teachers.seconds)} a clip" if teachers.seconds is not None else "are not timed"
     head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers {timed}"
     why = [f"           ({teachers.why})"] if teachers.why else []
-    whole = f"  to do      {estimate(recipe, videos, views, each, told, teachers.seconds).words()}"
+    whole = f"  to do      {estimate(recipe, found, videos, views, each, told, teachers.seconds).words()}"
     return [head, *why, whole, *(_per_unit(sizes[plan]) for plan in PLANS)]
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, frames_job, view_policy
+from pipeline.flow.demands import frame_demands, known_capacity, labels_in_turn, target_demands
 from pipeline.flow.dry_sizes import coded_bytes, duration, size
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.step import content
 from pipeline.flow.teacher import Model
 from pipeline.flow.teacher_times import time_teachers
 from pipeline.models.facts import read_facts
+from pipeline.on_ray.capacity import Capacity
 from pipeline.video.views import view_keys
 
 PROBED = 8
@@ -30,9 +32,9 @@ OWN = "teacher"
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sums over what is to do. `hours`: of the recipe's decoders and teachers side by side, so of the slower ones, or
-    of actors that do both in turn; `node_hours`: on `nodes` like this machine. `teacher_seconds` is None where they
-    could not be timed: then `hours` is of decoding alone.
+    """Sums over what is to do. `hours`: of the recipe's decoders and teachers side by side, as far as they fit, so of
+    the slower ones, or of actors that do both in turn; `node_hours`: on `nodes` like this machine. `teacher_seconds`
+    is None where they could not be timed: then `hours` is of decoding alone.
     """
 
     views: int
@@ -92,24 +94,25 @@ def probe_videos(recipe: Recipe, paths: Sequence[str]) -> Probe:
 
 def estimate(
     recipe: Recipe,
+    capacity: Capacity,
     videos: Mapping[str, int],
     views: Mapping[str, int],
     target_bytes: float | None,
     probe: Probe,
     clip_seconds: float | None = None,
 ) -> Estimate:
-    """For so many videos and views per plan. `target_bytes`: of one view's targets, before compression;
-    `clip_seconds`: of all teachers for one view."""
-    section, total = recipe.precompute, sum(views.values())
+    """For so many videos and views per plan, by the actors that fit into `capacity`. `target_bytes`: of one view's
+    targets, before compression, None where nothing is labelled; `clip_seconds`: of all teachers for one view."""
+    total = sum(views.values())
     decode = sum(videos[plan] * probe.seconds[plan] for plan in videos)
     teachers = None if clip_seconds is None else total * clip_seconds
-    hours = max(decode / section.decoders, (teachers or 0.0) / section.teachers) / 3600
-    cpus = section.decoders * section.decode_cpus + section.teachers * section.teacher_cpus
-    if section.together and target_bytes is not None:
-        actors = section.decoders + section.teachers
-        hours = (decode + (teachers or 0.0)) / actors / 3600
-        cpus = actors * max(section.decode_cpus, section.teacher_cpus)
-    nodes = math.ceil(cpus / (os.cpu_count() or 1))
+    labels = target_bytes is not None
+    _, *actors = target_demands(recipe, capacity) if labels else frame_demands(recipe, capacity)
+    work = [decode, teachers or 0.0]
+    if labels and labels_in_turn(recipe):
+        work = [sum(work)]
+    hours = max(seconds / pool.count for seconds, pool in zip(work, actors, strict=False)) / 3600
+    nodes = math.ceil(sum(pool.count * pool.cpus for pool in actors) / (os.cpu_count() or 1))
     frames_bytes = total * probe.view_bytes
     targets = None if target_bytes is None else total * target_bytes
     return Estimate(total, frames_bytes, targets, decode, hours, hours * nodes, nodes, teachers)
@@ -125,11 +128,12 @@ def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Mode
     paths = [path for plan in opened for path in plan.some_paths(PROBED)][:PROBED]
     probe = probe_videos(recipe, paths)
     if not teachers:
-        return estimate(recipe, videos, counts, None, probe)
+        return estimate(recipe, known_capacity(recipe), videos, counts, None, probe)
     facts = [read_facts(content(teacher.folder)) for teacher in teachers]
     own = sum(teacher.name == OWN for teacher in teachers)
     timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own)
-    return estimate(recipe, videos, counts, _targets_bytes(recipe, facts, counts), probe, timed.seconds)
+    target = _targets_bytes(recipe, facts, counts)
+    return estimate(recipe, known_capacity(recipe), videos, counts, target, probe, timed.seconds)
 
 
 def _targets_bytes(recipe: Recipe, facts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> float:

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import PLANS, device, frames_job
 from pipeline.flow.complete import check_complete
 from pipeline.flow.context import Context
-from pipeline.flow.demands import frame_demands, target_demands, teachers_compute
+from pipeline.flow.demands import frame_demands, labels_in_turn, target_demands, teachers_compute
 from pipeline.flow.estimate import expected
 from pipeline.flow.meter import Meter, summary_path, table
 from pipeline.flow.open_plan import OpenPlan
@@ -269,4 +269,4 @@ def _stages(context: Context, work: Work) -> tuple[Any, Any]:
     from pipeline.flow.teacher_stage import TeacherStage
 
     label = functools.partial(TeacherStage, teacher_jobs(context.recipe, work.teachers))
-    return (functools.partial(Together, decode, label), None) if context.recipe.precompute.together else (decode, label)
+    return (functools.partial(Together, decode, label), None) if labels_in_turn(context.recipe) else (decode, label)

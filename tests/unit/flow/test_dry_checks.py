@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.load import build_recipe
-from pipeline.flow.dry_checks import LEAST_VIDEOS, capacity, warnings
+from pipeline.flow.dry_checks import LEAST_VIDEOS, warnings
 from pipeline.flow.dry_data import Data, Typical
 from pipeline.flow.dry_sizes import plan_size, size
 
@@ -91,10 +91,3 @@ def test_the_self_tests_least_number_is_the_one_of_the_self_test() -> None:
     from pipeline.labels import selftest
 
     assert selftest.LEAST_VIDEOS == LEAST_VIDEOS
-
-
-def test_capacity_is_this_machine_or_what_is_expected() -> None:
-    assert capacity(build_recipe({"cluster": {"max_cpus": 2}})).cpus == 2
-    found = capacity(build_recipe({"cluster": {"address": "auto", "expect": {"CPU": 64, "GPU": 4}, "max_gpus": 2}}))
-    assert (found.cpus, found.gpus, found.source) == (64, 2, "cluster.expect")
-    assert capacity(build_recipe({"cluster": {"address": "auto"}})).source == "not known before the cluster is asked"

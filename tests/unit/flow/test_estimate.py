@@ -7,6 +7,7 @@ import pytest
 
 from jobs.bench.accelerator import MODEL
 from pipeline.flow import estimate as module
+from pipeline.flow.demands import ANYTHING
 from pipeline.flow.dry_run import describe
 from pipeline.flow.estimate import Estimate, Probe, estimate, expected, probe_videos
 from pipeline.flow.plans import scan, update_plans
@@ -15,6 +16,7 @@ from pipeline.flow.step import content
 from pipeline.flow.teacher import given_teachers
 from pipeline.flow.teacher_times import time_teachers
 from pipeline.models.facts import read_facts
+from pipeline.on_ray.capacity import Capacity
 from tests.unit.flow import small
 from tests.unit.flow.precomputed import PLAIN, context, videos
 
@@ -31,10 +33,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("videos"))
 
 
-def worked_out(clip_seconds: float | None, **fields: object) -> Estimate:
-    section = {"decoders": 4, "teachers": 2, "decode_cpus": 2.0} | fields
+def worked_out(clip_seconds: float | None, capacity: Capacity = ANYTHING, **fields: object) -> Estimate:
+    section = {"decoders": 4, "teachers": 2, "decode_cpus": 2.0, "device": "cpu", "together": False} | fields
     recipe = small.recipe(Path("/videos"), Path("/workspace"), precompute=section)
-    return estimate(recipe, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds)
+    return estimate(
+        recipe, capacity, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds
+    )
 
 
 def test_hours_are_those_of_the_slower_side() -> None:
@@ -56,6 +60,15 @@ def test_actors_that_do_both_share_the_sum() -> None:
     assert both.hours == pytest.approx((3600.0 + 4600 * 2.0) / 6 / 3600)
     assert both.nodes == -(-12 // (os.cpu_count() or 1))  # six of two CPUs
     assert worked_out(None, together=True).hours == pytest.approx(3600.0 / 6 / 3600)
+    assert worked_out(2.0, together=None) == both, "small networks on CPUs do so by themselves"
+
+
+def test_only_actors_that_fit_are_counted() -> None:
+    nine, two = Capacity(9.2, 0.0, ""), Capacity(2.0, 0.0, "")  # reading asks for its share, too
+    assert worked_out(0.1, nine).hours == pytest.approx(3600.0 / 3 / 3600), "three decoders beside two teachers"
+    assert worked_out(0.1, nine, together=True).hours == pytest.approx((3600.0 + 460) / 4 / 3600)
+    assert worked_out(None, two, together=True).hours == pytest.approx(1.0), "one at least"
+    assert worked_out(0.1, nine).nodes == -(-8 // (os.cpu_count() or 1))
 
 
 def test_teachers_that_could_not_be_timed_are_left_out_and_that_is_said() -> None:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,19 +52,25 @@ def test_each_asked_teacher_adds_its_packed_columns(plain: TeacherJob) -> None:
     np.testing.assert_allclose(done["t0.logits"], expected, rtol=1e-3)
 
 
-def test_together_is_the_teacher_behind_the_frames_without_idle_time(plain: TeacherJob) -> None:
-    asked = []
+def test_together_is_the_teacher_behind_the_frames_and_decoding_is_not_idle_time(plain: TeacherJob) -> None:
+    began, decoded, called, returned, idle = [], [], [], [], []
 
     def frames(given: Mapping[str, Any]) -> dict[str, Any]:
-        asked.append(given["micro_batch"])
+        began.append(time.monotonic())
+        time.sleep(0.2)
+        decoded.append(time.monotonic())
         return row([0]) | given
 
     both, alone = Together(lambda: frames, lambda: TeacherStage((plain,))), TeacherStage((plain,))
     for number in range(2):
+        called.append(time.monotonic())
         done = both({"micro_batch": number})
+        returned.append(time.monotonic())
         assert np.array_equal(done["t0.logits"], alone(row([0]))["t0.logits"])
-        assert (done["micro_batch"], done["idle_s"], "frames" in done) == (number, 0.0, False)
-    assert asked == [0, 1]
+        assert (done["micro_batch"], "frames" in done) == (number, False)
+        idle.append(done["idle_s"])
+    assert idle[0] == 0.0
+    assert called[1] - returned[0] <= idle[1] <= began[1] - decoded[0]
 
 
 def test_a_teacher_that_has_the_shard_is_not_asked(plain: TeacherJob) -> None:
