@@ -54,7 +54,7 @@ def tiny_teacher(work: Path, name: str) -> dict[str, Any]:
 
 def recipe_for(load: Workload, clips: int, teacher: str) -> Path:
     """A recipe over so many clips that keeps no frames."""
-    pool = pools(CORES, 1, separate=teacher == "plain", together=teacher != "plain") | {"frames": "none"}
+    pool = pools(CORES, 1, separate=teacher == "plain") | {"frames": "none"}
     return load.write(f"{teacher}-{clips}", clips, tiny_teacher(load.work, teacher), pool)
 
 

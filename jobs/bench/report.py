@@ -84,8 +84,12 @@ def _setting_text(setting: Mapping[str, Any]) -> str:
     ]
     columns = ("whole call", "graph", "between commits", "start-up, s", "teacher waited", "CPU s a clip")
     third = table(("pipeline run", *columns), others)
-    pools = f"{setting['decoders']} decoders and {setting['teachers']} teachers in the pipeline"
-    return f"### {setting['setting']}: {setting['clips']} clips a run, {pools}\n\n{first}\n{second}\n{third}"
+    counts = setting["decoders"], setting["teachers"]
+    pools = (
+        f"{sum(counts)} actors that do both" if setting["together"] else "{} decoders and {} teachers".format(*counts)
+    )
+    title = f"### {setting['setting']}: {setting['clips']} clips a run, {pools} in the pipeline"
+    return f"{title}\n\n{first}\n{second}\n{third}"
 
 
 def _arm_row(arm: str, runs: Sequence[Mapping[str, Any]]) -> list[object]:

@@ -144,6 +144,7 @@ class Study:
     def _options(self, load: Workload) -> dict[str, Any]:
         view = f"{load.num_frames} frames of {load.size[0]}×{load.size[1]}"
         films = f"{self.films.count} H.264 films of {self.films.seconds:g} s, {self.films.width}×{self.films.height}"
+        shared = "actors that do both" if self.together else "decoders and teachers"
         return {
             "films": films,
             "view": f"{view}, every {load.frame_stride}., {load.views} a video",
@@ -152,7 +153,7 @@ class Study:
             "shard": f"{load.shard_views} clips",
             "frames": self.frames,
             "naive": f"as many {self.naive} as cores",
-            "pipeline on shared cores": "actors that do both" if self.together else "decoders and teachers",
+            **({"pipeline on shared cores": shared} if "shared" in self.settings else {}),
             "seconds, segment, turn, rounds": f"{self.seconds:g}, {self.segment:g}, {self.turn:g}, {self.rounds}",
             "sets": ", ".join(self.sets) or "none",
         }

@@ -241,6 +241,7 @@ def _told(
     return {
         "setting": setting.name,
         "clips": clips,
+        "together": setting.together,
         "decoders": setting.decoders,
         "teachers": setting.teachers,
         "device_rate": setting.device_rate,

@@ -46,7 +46,8 @@ class Precompute(Section):
     `together`: one actor decodes and labels in turn, so that no pixels change hands. For teachers on the decoders' own
     CPUs; an accelerator, which would wait meanwhile, is refused. There are `decoders` + `teachers` such actors, as far
     as they fit, each with the larger of both numbers of CPUs and with the teachers in its memory. null: wherever the
-    teachers are networks on CPUs with one thread each (`train.threads`) and ask for no more CPUs than the decoders.
+    teachers are networks on CPUs with one thread each (`train.threads`) and ask for no more CPUs than the decoders,
+    which ask for one at most.
     """
 
     frames: Literal["raw", "jpeg", "none"] = "raw"

@@ -104,11 +104,12 @@ def _both(recipe: Recipe, capacity: Capacity) -> Demand:
 
 
 def labels_in_turn(recipe: Recipe) -> bool:
-    """Whether one actor decodes and labels in turn: as the recipe says, by itself where this leaves no core idle."""
+    """Whether one actor decodes and labels in turn: as the recipe says, or by itself where both keep one core busy."""
     section = recipe.precompute
     if section.together is not None:
         return section.together
-    return teachers_compute(recipe) and recipe.train.threads == 1 and section.teacher_cpus <= section.decode_cpus
+    alike = recipe.train.threads == 1 and section.teacher_cpus <= section.decode_cpus <= 1
+    return teachers_compute(recipe) and alike
 
 
 def teachers_compute(recipe: Recipe) -> bool:

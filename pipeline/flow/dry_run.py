@@ -14,7 +14,7 @@ from pipeline.flow.dry_checks import refusals, warnings
 from pipeline.flow.dry_data import Data, look
 from pipeline.flow.dry_sizes import PlanSize, duration, plan_size, size
 from pipeline.flow.dry_steps import Row, Survey
-from pipeline.flow.estimate import PROBED, Probe, estimate, probe_videos
+from pipeline.flow.estimate import PROBED, Passes, Probe, estimate, probe_videos
 from pipeline.flow.targets import check_targets
 from pipeline.flow.teacher_times import TeacherTime, time_teachers
 from pipeline.manifest.entries import SPLITS
@@ -123,8 +123,9 @@ def _probed(
     timed = f"take {duration(teachers.seconds)} a clip" if teachers.seconds is not None else "are not timed"
     head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers {timed}"
     why = [f"           ({teachers.why})"] if teachers.why else []
-    whole = f"  to do      {estimate(recipe, found, videos, views, each, told, teachers.seconds).words()}"
-    return [head, *why, whole, *(_per_unit(sizes[plan]) for plan in PLANS)]
+    passes: Passes = "two" if recipe.teacher.fit else "one"
+    whole = estimate(recipe, found, videos, views, each, told, teachers.seconds, passes).words()
+    return [head, *why, f"  to do      {whole}", *(_per_unit(sizes[plan]) for plan in PLANS)]
 
 
 def _per_unit(plan: PlanSize) -> str:

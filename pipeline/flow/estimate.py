@@ -9,13 +9,13 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, frames_job, view_policy
-from pipeline.flow.demands import frame_demands, known_capacity, labels_in_turn, target_demands
+from pipeline.flow.demands import frame_demands, known_capacity, target_demands
 from pipeline.flow.dry_sizes import coded_bytes, duration, size
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.step import content
@@ -28,6 +28,7 @@ from pipeline.video.views import view_keys
 PROBED = 8
 ESTIMATE_FROM = 4096  # views: below, probing would take a good part of the time
 OWN = "teacher"
+Passes = Literal["frames", "one", "two"]  # decoding alone; decoding and labelling; both, one after the other
 
 
 @dataclass(frozen=True)
@@ -100,22 +101,34 @@ def estimate(
     target_bytes: float | None,
     probe: Probe,
     clip_seconds: float | None = None,
+    passes: Passes = "one",
 ) -> Estimate:
-    """For so many videos and views per plan, by the actors that fit into `capacity`. `target_bytes`: of one view's
-    targets, before compression, None where nothing is labelled; `clip_seconds`: of all teachers for one view."""
+    """For so many videos to decode and views to make per plan, by the actors that fit into `capacity`. `target_bytes`:
+    of one view's targets, before compression; `clip_seconds`: of all teachers for one view. Reading frames back, in a
+    second pass, is not counted."""
     total = sum(views.values())
     decode = sum(videos[plan] * probe.seconds[plan] for plan in videos)
     teachers = None if clip_seconds is None else total * clip_seconds
-    labels = target_bytes is not None
-    _, *actors = target_demands(recipe, capacity) if labels else frame_demands(recipe, capacity)
-    work = [decode, teachers or 0.0]
-    if labels and labels_in_turn(recipe):
-        work = [sum(work)]
-    hours = max(seconds / pool.count for seconds, pool in zip(work, actors, strict=False)) / 3600
-    nodes = math.ceil(sum(pool.count * pool.cpus for pool in actors) / (os.cpu_count() or 1))
+    label = teachers or 0.0
+    work: dict[Passes, list[list[float]]] = {
+        "frames": [[decode]],
+        "one": [[decode, label]],
+        "two": [[decode], [0.0, label]],
+    }
+    each = [_pass(recipe, capacity, *seconds) for seconds in work[passes]]
+    hours, nodes = sum(taken for taken, _ in each), max(count for _, count in each)
     frames_bytes = total * probe.view_bytes
     targets = None if target_bytes is None else total * target_bytes
-    return Estimate(total, frames_bytes, targets, decode, hours, hours * nodes, nodes, teachers)
+    node_hours = sum(taken * count for taken, count in each)
+    return Estimate(total, frames_bytes, targets, decode, hours, node_hours, nodes, teachers)
+
+
+def _pass(recipe: Recipe, capacity: Capacity, *seconds: float) -> tuple[float, int]:
+    """Hours and nodes of decoding, or of decoding and labelling, by actors side by side or by such as do both."""
+    _, *pools = target_demands(recipe, capacity) if len(seconds) > 1 else frame_demands(recipe, capacity)
+    work = seconds if len(pools) == len(seconds) else [sum(seconds)]
+    hours = max(taken / pool.count for taken, pool in zip(work, pools, strict=True)) / 3600
+    return hours, math.ceil(sum(pool.count * pool.cpus for pool in pools) / (os.cpu_count() or 1))
 
 
 def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Model]) -> Estimate | None:
@@ -124,16 +137,18 @@ def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Mode
     if sum(counts.values()) < ESTIMATE_FROM:
         return None
     each = {plan: len(view_keys("v", view_policy(recipe, plan), None)) for plan in PLANS}
-    videos = {plan: count // each[plan] for plan, count in counts.items()}
+    fresh = {plan.name: plan.undecoded_views for plan in opened}
+    videos = {plan: count // each[plan] for plan, count in fresh.items()}
     paths = [path for plan in opened for path in plan.some_paths(PROBED)][:PROBED]
     probe = probe_videos(recipe, paths)
     if not teachers:
-        return estimate(recipe, known_capacity(recipe), videos, counts, None, probe)
+        return estimate(recipe, known_capacity(recipe), videos, counts, None, probe, passes="frames")
     facts = [read_facts(content(teacher.folder)) for teacher in teachers]
     own = sum(teacher.name == OWN for teacher in teachers)
     timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own)
     target = _targets_bytes(recipe, facts, counts)
-    return estimate(recipe, known_capacity(recipe), videos, counts, target, probe, timed.seconds)
+    whole = estimate(recipe, known_capacity(recipe), videos, counts, target, probe, timed.seconds)
+    return replace(whole, frames_bytes=sum(fresh.values()) * probe.view_bytes)
 
 
 def _targets_bytes(recipe: Recipe, facts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> float:

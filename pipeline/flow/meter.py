@@ -100,8 +100,8 @@ class Meter:
 
     @property
     def waited_share(self) -> float:
-        """Share of the teacher actors' time in which they had nothing to do."""
-        whole = self.idle_s + self.teacher_s
+        """Share of the time of the teacher's actors in which they had nothing to do."""
+        whole = self.idle_s + self.teacher_s + (self.decode_s if self._together else 0.0)
         return self.idle_s / whole if whole else 0.0
 
     @property
@@ -129,7 +129,7 @@ class Meter:
             "decode_seconds": round(self.decode_s, 3),
             "teacher_seconds": round(self.teacher_s, 3),
             "teacher_waited_share": round(self.waited_share, 4),
-            "decode_busy_share": round(self._busy(self.decode_s), 4),
+            "decode_busy_share": round(self._busy, 4),
             "max_open_shards": self.most_open,
             "max_in_flight": self.most_in_flight,
             "retries": self.all_retries,
@@ -152,7 +152,14 @@ class Meter:
         clips, seconds = self._first or (0, 0.0)
         return (self.clips - clips) / (self.seconds - seconds) if self.seconds > seconds else 0.0
 
-    def _busy(self, seconds: float) -> float:
+    @property
+    def _together(self) -> bool:
+        return self.pools is not None and self.pools.together
+
+    @property
+    def _busy(self) -> float:
+        """Share of the decoding actors' time in which they were at work; labelling, too, where they do both."""
+        seconds = self.decode_s + (self.teacher_s if self._together else 0.0)
         actors = self.pools.decode.count if self.pools else 1
         return seconds / (actors * self.seconds) if self.seconds else 0.0
 

@@ -64,6 +64,11 @@ class OpenPlan:
         """Views of what is to do, buried ones included."""
         return sum(self.view.shards.views(shard) for shard in self.todo)
 
+    @property
+    def undecoded_views(self) -> int:
+        """Of them those whose frames are not cached; the others are read back."""
+        return sum(self.view.shards.views(shard) for shard in self.todo if shard not in self.frames_done)
+
     def teachers(self, shard: str) -> list[int]:
         """Numbers of the teachers whose targets the shard lacks."""
         return [number for number, done in enumerate(self.done) if shard not in done]

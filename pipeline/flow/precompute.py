@@ -248,7 +248,7 @@ def _issued(plan: OpenPlan, committers: dict[str, ShardCommitter]) -> Iterator[A
 
 
 def _pools(context: Context, name: str, labels: bool) -> Any:
-    """As many decode actors as fit beside the teacher's, once the cluster has them free."""
+    """As many decode actors as fit beside the teacher's, or actors that do both, once the cluster has them free."""
     recipe, session = context.recipe, context.ray()
     capacity = session.capacity()
     demands = target_demands(recipe, capacity) if labels else frame_demands(recipe, capacity)
@@ -256,7 +256,8 @@ def _pools(context: Context, name: str, labels: bool) -> Any:
     from pipeline.on_ray.precompute import Pools
 
     _, decode, *rest = demands
-    return Pools(decode, rest[0] if rest else None, labels and teachers_compute(recipe))
+    together = labels and labels_in_turn(recipe)
+    return Pools(decode, rest[0] if rest else None, labels and teachers_compute(recipe), together)
 
 
 def _stages(context: Context, work: Work) -> tuple[Any, Any]:

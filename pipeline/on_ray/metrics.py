@@ -8,7 +8,7 @@ GAUGES = {
     "clips_per_second": "Clips per second, over the job so far",
     "in_flight": "Micro-batches that were issued and did not come back yet",
     "open_shards": "Shards of which some micro-batches came back",
-    "teacher_waited_share": "Share of time in which the teacher's actors waited for pixels",
+    "teacher_waited_share": "Share of time in which the teacher's actors had nothing to do",
 }
 COUNTERS = {
     "clips_total": "Clips that went through",

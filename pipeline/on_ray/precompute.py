@@ -3,7 +3,8 @@
     read(open micro-batches)  ->  frames (CPU actors, a decode child each)  ->  teachers (actors)           ->  driver
     1 row = 1 micro-batch         1 : 1, + (B,T,H,W,3) uint8                    1 : 1, frames -> t0.logits …
 
-Nothing is waited for between the stages; the driver takes rows as they finish, in any order, and commits whole shards.
+Teachers that compute on the decoders' CPUs have both stages in one actor instead. Nothing is waited for between the
+stages; the driver takes rows as they finish, in any order, and commits whole shards.
 At most `open_shards` shards are under way, so what the driver buffers does not grow with the plan. Ray Data keeps the
 pixels between the stages below its share of the object store. An actor or a node that dies is replaced, and what it
 had in hand is done again.
@@ -41,7 +42,7 @@ PREFETCHED = 2  # rows on their way to the driver; Ray Data gives one out only o
 
 @dataclass(frozen=True)
 class Pools:
-    """Actors per stage; `teacher` None: frames only.
+    """Actors per stage; `teacher` None: frames only, or `together`, which is both stages in the actors of the first.
 
     `computing`: the teacher's actors work on the decoders' cores themselves, and do not wait for a device or a service.
     Then the gap between two micro-batches is nothing against a forward, and no actor takes a second one in hand.
@@ -50,6 +51,7 @@ class Pools:
     decode: Demand
     teacher: Demand | None = None
     computing: bool = False
+    together: bool = False
 
     @property
     def in_hand(self) -> int:

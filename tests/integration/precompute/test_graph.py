@@ -28,7 +28,7 @@ plan: {shard_views: 8, micro_batch: 4}
 views: {size: [16, 16], num_frames: 2, train: {views_per_clip: 3}, eval: {clips_per_video: 1, splits: [test]}}
 teacher: {fit: false, saw_labels: false, labeler: true, model: "tests.unit.flow.plain_teacher:build"}
 classes: {trust_order: true}
-precompute: {decoders: 1, reader: pyav}
+precompute: {decoders: 1, reader: pyav, device: cpu}
 tracking: {enabled: false}
 """
 SECOND = "[{model: 'tests.unit.flow.plain_teacher:build', options: {classes: 2, gain: 3}, labeler: true}]"

@@ -29,7 +29,7 @@ def test_a_node_that_has_the_cpus_has_the_memory(node: tuple[float, float]) -> N
 
 
 def test_actors_that_do_both_are_as_many_as_fit_and_of_the_larger_share() -> None:
-    section = {"together": True, "decoders": 3, "teachers": 2, "decode_cpus": 0.5, "teacher_cpus": 1.0}
+    section = {"device": "cpu", "together": True, "decoders": 3, "teachers": 2, "decode_cpus": 0.5, "teacher_cpus": 1.0}
     recipe = build_recipe(LARGE | {"precompute": section})
     for cpus, count in ((8.1, 5), (4.1, 4), (0.5, 1)):
         reading, both = target_demands(recipe, Capacity(cpus, 0.0, "", memory_per_cpu=64e9))
@@ -60,7 +60,8 @@ CALLED = {"model": "module:factory", "labeler": True, "fit": False, "saw_labels"
         ({"precompute": {"together": False}}, False),
         ({"precompute": {"device": "cuda"}}, False),
         ({"precompute": {"teacher_cpus": 2.0}}, False),  # while it decodes, one of the two would be idle
-        ({"precompute": {"decode_cpus": 2.0, "teacher_cpus": 2.0}}, True),
+        ({"precompute": {"decode_cpus": 4.0}}, False),  # nor while it labels
+        ({"precompute": {"decode_cpus": 0.5, "teacher_cpus": 0.5}}, True),
         ({"train": {"threads": 2}}, False),
         ({"teacher": CALLED}, False),
         ({"teacher": CALLED, "precompute": {"together": True}}, True),

@@ -1,6 +1,7 @@
 """What a job will take, worked out before it: from decoded videos and from teachers that answered."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from jobs.bench.accelerator import MODEL
 from pipeline.flow import estimate as module
 from pipeline.flow.demands import ANYTHING
 from pipeline.flow.dry_run import describe
-from pipeline.flow.estimate import Estimate, Probe, estimate, expected, probe_videos
+from pipeline.flow.estimate import Estimate, Passes, Probe, estimate, expected, probe_videos
 from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import open_plans
 from pipeline.flow.step import content
@@ -33,11 +34,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos(tmp_path_factory.mktemp("videos"))
 
 
-def worked_out(clip_seconds: float | None, capacity: Capacity = ANYTHING, **fields: object) -> Estimate:
+def worked_out(
+    clip_seconds: float | None, capacity: Capacity = ANYTHING, passes: Passes = "one", **fields: object
+) -> Estimate:
     section = {"decoders": 4, "teachers": 2, "decode_cpus": 2.0, "device": "cpu", "together": False} | fields
     recipe = small.recipe(Path("/videos"), Path("/workspace"), precompute=section)
     return estimate(
-        recipe, capacity, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds
+        recipe, capacity, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds, passes
     )
 
 
@@ -60,7 +63,20 @@ def test_actors_that_do_both_share_the_sum() -> None:
     assert both.hours == pytest.approx((3600.0 + 4600 * 2.0) / 6 / 3600)
     assert both.nodes == -(-12 // (os.cpu_count() or 1))  # six of two CPUs
     assert worked_out(None, together=True).hours == pytest.approx(3600.0 / 6 / 3600)
-    assert worked_out(2.0, together=None) == both, "small networks on CPUs do so by themselves"
+    alike = {"decode_cpus": 1.0, "teacher_cpus": 1.0}
+    assert worked_out(2.0, together=None, **alike) == worked_out(2.0, together=True, **alike), "networks by themselves"
+    assert worked_out(2.0, together=None) == worked_out(2.0), "but not where decoders ask for two CPUs"
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_two_passes_the_first_has_decoders_alone(together: bool) -> None:
+    for clip_seconds in (0.1, 2.0):
+        two = worked_out(clip_seconds, passes="two", together=together)
+        teachers = 4600 * clip_seconds / (6 if together else 2)
+        assert two.hours == pytest.approx((3600.0 / 4 + teachers) / 3600)
+    frames = worked_out(None, passes="frames", together=together)
+    assert frames.hours == pytest.approx(3600.0 / 4 / 3600)
+    assert frames.nodes == -(-8 // (os.cpu_count() or 1))
 
 
 def test_only_actors_that_fit_are_counted() -> None:
@@ -126,6 +142,13 @@ def test_a_job_knows_what_to_expect(root: Path, tmp_path: Path, monkeypatch: pyt
     assert found.teacher_seconds is not None
     assert found.views * 0.1 <= found.teacher_seconds < found.views * 0.4
     assert found.targets_bytes == found.views * 2 * (400 + 8)
+    for plan in work.opened:  # as in the second pass of a fitted teacher
+        plan.frames_done = frozenset(plan.todo)
+    read = expected(opened.recipe, work.opened, teachers)
+    assert read is not None
+    assert (read.views, read.decode_seconds, read.frames_bytes) == (found.views, 0.0, 0.0)
+    assert found.decode_seconds > 0 < found.frames_bytes
+    assert read.targets_bytes == found.targets_bytes
     blind = expected(opened.recipe, work.opened, [])
     assert blind is not None
     assert (blind.teacher_seconds, blind.targets_bytes) == (None, None)
@@ -151,4 +174,13 @@ def test_a_dry_run_tells_both_and_writes_nothing(root: Path, tmp_path: Path) -> 
     assert "6 videos were decoded here, 1 failed; the teachers take 0.1" in said
     assert "of one actor, " in said
     assert "with the recipe's actors" in said
+    slower = describe(context(root, tmp_path / "w", teacher=slow(4.0, fit=False)).recipe, "x", probe=True)
+    assert seconds(slower) > 3 * seconds(said), "what the teachers take is in it, though their channels are not known"
     assert not (tmp_path / "w" / "store").exists()
+
+
+def seconds(said: str) -> float:
+    """What the recipe's actors take, as a dry run says it."""
+    found = re.search(r"([0-9.]+) (s|min|h) with the recipe's actors", " ".join(said.split()))
+    assert found is not None, said
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]

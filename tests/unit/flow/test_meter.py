@@ -39,6 +39,16 @@ def test_numbers_are_sums_over_rows_and_commits(monkeypatch: pytest.MonkeyPatch)
     assert "estimate" not in told
 
 
+def test_actors_that_do_both_are_busy_with_both_and_wait_beside_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((100.0, 110.0, 120.0))
+    monkeypatch.setattr("pipeline.flow.meter.time.monotonic", lambda: next(clock))
+    meter = Meter("precompute", 4, [], metered=False)
+    meter.begin(Pools(Demand("precompute actors", 2, 1.0), together=True))
+    meter.note({"decode_s": 20.0, "teacher_s": 12.0, "idle_s": 8.0}, 4, 0)
+    told = meter.finish()
+    assert (told["teacher_waited_share"], told["decode_busy_share"]) == (0.2, 0.8)
+
+
 def test_the_queue_is_what_is_on_the_way_beside_the_row_that_came(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = played(monkeypatch)
     assert meter.in_flight == 0
