@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts.commit import Marker, object_path, read_marker, read_object
+from pipeline.artifacts.commit import Marker, MissingError, object_path, read_marker, read_object
+from pipeline.artifacts.compacted import read_compacted
 from pipeline.artifacts.identity import artefact_key
 from pipeline.artifacts.layout import read_about
 from pipeline.artifacts.schemas import declaration
@@ -81,9 +82,13 @@ def _identity(stored: Stored, found: Verified) -> None:
 
 
 def _damage(name: str, folder: Path, marker: Marker) -> Iterator[Finding]:
+    """Objects whose bytes are not those of the marker; of compacted ones whose own file went, those of the record."""
     for obj in (*marker.objects, *([marker.quarantine] if marker.quarantine else [])):
         try:
-            object_path(folder, obj, check=True)
+            try:
+                object_path(folder, obj, check=True)
+            except MissingError:
+                read_compacted(folder, obj, [], check=True)
         except StorageError:
             raise  # of the store, not of the file
         except JobError as error:

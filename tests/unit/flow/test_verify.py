@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.artifacts.collect import collect
 from pipeline.artifacts.commit import Marker, new_attempt, read_marker, read_object, write_table
+from pipeline.artifacts.compact import compact
+from pipeline.artifacts.compacted import read_places
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.identity import canonical_json, file_digest
 from pipeline.artifacts.schemas import column, tensor_array
@@ -216,6 +220,53 @@ def test_a_flipped_byte_is_named_and_the_rest_still_checked(made: tuple[Context,
     assert "sha256" in found.findings[0].what
     assert marker.objects[0].name in found.findings[0].what
     assert found.checked["views recomputed"] >= 4
+
+
+@pytest.fixture
+def several(root: Path, tmp_path: Path) -> tuple[Context, Path]:
+    """The same in shards of 4 views, so that there is something to compact."""
+    opened = context(root, tmp_path, "plan.shard_views=4")
+    return opened, precompute(opened).opened[0].targets[0]
+
+
+def gather(opened: Context) -> None:
+    """All targets and frames into large files; the small ones are removed."""
+    for kind in ("targets", "frames"):
+        for folder in opened.workspace.store(kind, "x").parent.iterdir():
+            compact(folder)
+            collect(folder, time.time() + 3600, "test")
+
+
+def compacted_name(folder: Path) -> str:
+    """The large file in which the rows of the first shard lie."""
+    marker = read_marker(folder, SHARD)
+    assert marker is not None
+    return read_places(folder)[marker.objects[0].sha256][0].file.name
+
+
+def test_what_was_compacted_is_verified_where_its_rows_lie_now(several: tuple[Context, Path]) -> None:
+    before = verify(several[0], sample=1000)
+    gather(several[0])
+    assert not [path.name for path in several[1].glob("shard-*.parquet") if ".quarantine." not in path.name]
+    found = verify(several[0], sample=1000)
+    assert found.findings == []
+    assert found.checked == before.checked
+    assert found.checked["compared bit for bit"] > 8
+
+
+@pytest.mark.parametrize(("harm", "said"), [("flip", "other bytes"), ("remove", "no compacted file holds its rows")])
+def test_damage_of_a_compacted_file_is_named(several: tuple[Context, Path], harm: str, said: str) -> None:
+    gather(several[0])
+    path = several[1] / compacted_name(several[1])
+    data = bytearray(path.read_bytes())
+    data[6] ^= 1  # in the first row group
+    path.unlink()
+    if harm == "flip":
+        path.write_bytes(bytes(data))
+    found = verify(several[0], sample=4).findings
+    assert found
+    assert all(said in each.what for each in found)
+    assert any(SHARD in each.shard for each in found)
 
 
 def test_cached_frames_of_another_video_are_named(made: tuple[Context, Path]) -> None:
