@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
 BATCH = 16
 ROOT = Path(__file__).parents[2]
 CHILD = """
-import sys
+import os, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 from tests.numerics.test_distill_ranks import run_cases
@@ -36,7 +36,9 @@ rank, port, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 run_cases(rank, out)
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # while the interpreter ends, torch's threads were seen to abort the process (once); all files are there
 """
 
 
