@@ -24,8 +24,8 @@ def main(
     sets: Sets = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Check stored targets: checksums, schema and keys of all shards, values of a sample. Prints their folder; exit 1
-    where something is not as it should be."""
+    """Check stored targets: checksums, schema and keys of all shards, values of a sample. Prints the folder
+    they are in; exit 1 where something is not as it should be."""
 
     def work(recipe: "Recipe", name: str) -> Path:
         from pipeline.errors import JobError
@@ -37,7 +37,7 @@ def main(
         _show(found)
         if found.findings:
             raise JobError(f"{len(found.findings)} findings: the targets are not what the recorded teacher says")
-        return found.folders[0]
+        return found.folders[0].parent
 
     start(recipe, sets, False, print_config, work)
 

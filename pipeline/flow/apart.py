@@ -77,9 +77,11 @@ def _main(sender: Connection, level: int, work: Callable[..., Any], arguments: t
     root.setLevel(level)
     root.addHandler(_Through(sender))
     try:
-        sender.send((work(*arguments),))
+        answer: Any = (work(*arguments),)
     except StagedKDError as error:
-        sender.send(error)
+        answer = error
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it holds nothing any more, and may be ended while it leaves
+    sender.send(answer)
 
 
 def _end_with_parent() -> None:

@@ -7,7 +7,7 @@ from math import ceil
 from pipeline.artifacts.places import is_remote, place
 from pipeline.config.recipe import Recipe
 from pipeline.errors import CapacityError
-from pipeline.flow.demands import step_demands
+from pipeline.flow.demands import known_capacity, labels_in_turn, step_demands, target_demands
 from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, duration, size
 from pipeline.on_ray.capacity import Capacity, check
@@ -28,7 +28,7 @@ def refusals(recipe: Recipe, found: Capacity) -> Iterator[str]:
 def warnings(recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize]) -> list[str]:
     """Everything that a user should know before anything starts, most costly first."""
     found = [*data.notes, *_splits(recipe, data), *_training(recipe, data, sizes["train"]), *_growth(recipe)]
-    found += [*_micro_batches(sizes), *_shards(sizes)]
+    found += [*_micro_batches(sizes), *_shards(sizes), *_copies(recipe)]
     return [*found, *_views(recipe), *_disk(recipe, sizes)]
 
 
@@ -97,6 +97,18 @@ def _shards(sizes: Mapping[str, PlanSize]) -> Iterator[str]:
         wanted = max(plan.per_video * ceil(SHARD_SECONDS / plan.video_seconds) for plan in small)
         mend = f"plan.shard_views {wanted:,} would do" if wanted < max(plan.views for plan in small) else "all is small"
         yield f"a shard is about {said} of decoding on one core, under 5 minutes: many small files; {mend}"
+
+
+def _copies(recipe: Recipe) -> Iterator[str]:
+    """Of the teacher in memory, where actors do both without having been asked to."""
+    asked = recipe.precompute.teachers
+    if recipe.precompute.together is None and labels_in_turn(recipe):
+        held = max(demand.count for demand in target_demands(recipe, known_capacity(recipe)))
+        if held > 2 * asked:
+            yield (
+                f"{held} actors decode and label in turn and hold a copy of the teacher each (precompute.teachers asks "
+                f"for {asked}): where that is too much memory, precompute.together: false keeps both apart"
+            )
 
 
 def _views(recipe: Recipe) -> Iterator[str]:

@@ -49,9 +49,13 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
         ["Sizes", *_sizes(recipe, sizes)],
         *([_probed(recipe, told, teachers, sizes, survey, found)] if told and teachers else []),
         _resources(recipe, found),
-        _warnings([*refusals(recipe, found), *warnings(recipe, data, sizes)]),
+        _warnings([*_refused(teachers), *refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _refused(teachers: TeacherTime | None) -> list[str]:
+    return [f"the teachers cannot be made: {teachers.why}"] if teachers and teachers.refused else []
 
 
 def _data(data: Data) -> list[str]:

@@ -24,10 +24,11 @@ CLIPS = 2  # at once for a network on CPUs; whatever else gets a whole micro-bat
 @dataclass(frozen=True)
 class TeacherTime:
     """Seconds of all teachers together for one clip, on one of their actors; None, and `why`, where they could not be
-    timed here."""
+    timed here. `refused`: for what the recipe says of them, so that no start anywhere would go further."""
 
     seconds: float | None
     why: str = ""
+    refused: bool = False
 
 
 def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bool = True) -> TeacherTime:
@@ -36,7 +37,7 @@ def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bo
     try:
         return TeacherTime(apart(_seconds, recipe, sections, classes))
     except StagedKDError as error:
-        return TeacherTime(None, str(error).splitlines()[0])
+        return TeacherTime(None, str(error).splitlines()[0], error.exit_code == 2)
 
 
 def _seconds(recipe: Recipe, sections: Sequence[GivenTeacher], classes: int) -> float:

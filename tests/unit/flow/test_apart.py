@@ -1,5 +1,6 @@
 """Work in a process of its own: answers, log records and errors come back, and it ends with its parent."""
 
+import atexit
 import logging
 import os
 import signal
@@ -24,6 +25,11 @@ def answer(number: int) -> tuple[int, int]:
 
 def refused() -> None:
     raise InputError("no such folder; name another")
+
+
+def refused_and_slow_to_leave() -> None:
+    atexit.register(time.sleep, 3)
+    raise InputError("no such folder")
 
 
 def broken() -> None:
@@ -71,6 +77,12 @@ def test_answer_and_log_come_from_another_process(caplog: pytest.LogCaptureFixtu
 def test_our_errors_come_back_as_they_are() -> None:
     with pytest.raises(InputError, match="no such folder; name another"):
         apart(refused)
+
+
+def test_a_process_that_is_ended_while_it_leaves_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        apart(refused_and_slow_to_leave)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("work", "code"), [(broken, 1), (killed, -9)])

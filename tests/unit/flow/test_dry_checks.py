@@ -40,6 +40,10 @@ def test_a_sound_recipe_is_told_about_growth_only(tmp_path: Path) -> None:
         (["views.flip=true"], "views.flip is true"),
         (["plan.micro_batch=1", "views.train.views_per_clip=64"], "a micro-batch is about 0.054 s (train) of decoding"),
         (["plan.shard_views=40"], "a shard is about 35 s (train), 48 s (eval) of decoding on one core"),
+        (
+            ["precompute.decoders=30", "cluster.max_cpus=12", "precompute.device=cpu"],
+            "13 actors decode and label in turn and hold a copy",
+        ),
         (["teacher.fit=false", "teacher.weights=w.pt"], "added videos are decoded and labelled alone"),
     ],
 )
@@ -91,3 +95,10 @@ def test_the_self_tests_least_number_is_the_one_of_the_self_test() -> None:
     from pipeline.labels import selftest
 
     assert selftest.LEAST_VIDEOS == LEAST_VIDEOS
+
+
+@pytest.mark.parametrize("sets", [["precompute.together=true"], ["precompute.together=false"], ["cluster.max_cpus=2"]])
+def test_copies_of_the_teacher_are_told_where_nobody_asked_for_them(tmp_path: Path, sets: list[str]) -> None:
+    assert "hold a copy" not in said(
+        tmp_path, "precompute.decoders=30", "cluster.max_cpus=12", "precompute.device=cpu", *sets
+    )

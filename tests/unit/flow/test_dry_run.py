@@ -18,6 +18,8 @@ from pipeline.flow.precompute import frames_step
 from pipeline.flow.teacher_times import TeacherTime
 from tests.support.videos import write_video
 from tests.unit.config.golden import RECIPES
+from tests.unit.flow.precomputed import context as precomputable
+from tests.unit.flow.precomputed import videos as precomputed_videos
 from tests.unit.flow.small import class_folders, context, python, recipe, tree, video
 
 
@@ -110,6 +112,19 @@ def test_what_a_probe_measured_is_what_sizes_and_warnings_go_by(
     assert "raster cache 36 kB, as a few videos were stored; decoding about 0.42 s" in said["fast"]
     assert "before compression" in said["blind"]
     assert all("the teachers take 0.5" in text for text in said.values())
+
+
+@pytest.mark.parametrize(("options", "refused"), [({"classes": 2, "speed": 3}, True), ({"classes": 2}, False)])
+def test_a_teacher_that_cannot_be_made_is_among_the_warnings(
+    tmp_path: Path, options: dict[str, int], refused: bool
+) -> None:
+    given = {"model": "tests.unit.flow.plain_teacher:build", "labeler": True, "fit": False, "options": options}
+    asked = precomputable(precomputed_videos(tmp_path / "videos"), tmp_path / "workspace", teacher=given).recipe
+    text = describe(asked, "x", probe=True)
+    minded = " ".join(text.split("\nMind\n")[1].split())
+    assert minded.startswith("- the teachers cannot be made: ") is refused
+    assert ("speed" in minded) is refused
+    assert ("the teachers are not timed" in text) is refused
 
 
 def test_files_without_a_video_header_are_told(root: Path, workspace: Path) -> None:
