@@ -12,11 +12,11 @@ from pipeline.flow.context import run_name
 from pipeline.flow.demands import known_capacity, step_demands
 from pipeline.flow.dry_checks import refusals, warnings
 from pipeline.flow.dry_data import Data, look
-from pipeline.flow.dry_sizes import PlanSize, duration, plan_size, size
+from pipeline.flow.dry_sizes import PlanSize, duration, known_answers, plan_size, size, targets_bytes
 from pipeline.flow.dry_steps import Row, Survey
 from pipeline.flow.estimate import PROBED, Passes, Probe, estimate, probe_videos
 from pipeline.flow.targets import check_targets
-from pipeline.flow.teacher_times import TeacherTime, time_teachers
+from pipeline.flow.teacher_times import TeacherTimes, time_teachers
 from pipeline.manifest.entries import SPLITS
 from pipeline.on_ray.capacity import Capacity, Demand
 
@@ -40,6 +40,8 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     told = probe_videos(recipe, data.paths[:: max(1, -(-len(data.paths) // PROBED))]) if probe and data.paths else None
     if told is not None:
         sizes = {plan: _measured(each, told) for plan, each in sizes.items()}
+    if teachers is not None and teachers.each:
+        sizes = {p: replace(each, targets_bytes=targets_bytes(recipe, teachers.each, p)) for p, each in sizes.items()}
     found = known_capacity(recipe)
     run = run_name(recipe, name)
     parts = [
@@ -47,14 +49,14 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
         [*_data(data), _workspace(recipe, run, survey)],
         _steps(survey.rows()),
         ["Sizes", *_sizes(recipe, sizes)],
-        *([_probed(recipe, told, teachers, sizes, survey, found)] if told and teachers else []),
+        *([_probed(recipe, told, teachers, sizes, survey, found, data.classes)] if told and teachers else []),
         _resources(recipe, found),
         _warnings([*_refused(teachers), *refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _refused(teachers: TeacherTime | None) -> list[str]:
+def _refused(teachers: TeacherTimes | None) -> list[str]:
     return [f"the teachers cannot be made: {teachers.why}"] if teachers and teachers.refused else []
 
 
@@ -115,21 +117,22 @@ def _plan_line(plan: PlanSize) -> str:
 def _probed(
     recipe: Recipe,
     told: Probe,
-    teachers: TeacherTime,
+    teachers: TeacherTimes,
     sizes: Mapping[str, PlanSize],
     survey: Survey,
     found: Capacity,
+    classes: int,
 ) -> list[str]:
     """What is to do of both plans, by a few videos that were decoded here and now."""
-    videos = {plan: survey.videos_to_do(plan) for plan in PLANS}
-    views = {plan: count * sizes[plan].per_video for plan, count in videos.items()}
-    each = sizes["train"].targets_bytes
     timed = f"take {duration(teachers.seconds)} a clip" if teachers.seconds is not None else "are not timed"
     head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers {timed}"
     why = [f"           ({teachers.why})"] if teachers.why else []
     passes: Passes = "two" if recipe.teacher.fit else "one"
-    whole = estimate(recipe, found, videos, views, each, told, teachers.seconds, passes).words()
-    return [head, *why, f"  to do      {whole}", *(_per_unit(sizes[plan]) for plan in PLANS)]
+    to_do = survey.to_do()
+    whole = estimate(recipe, found, to_do, told, teachers.each or known_answers(recipe, classes), passes).words()
+    again = recipe.teacher.fit and not to_do["train"].videos
+    same = ["             (with the fitted teacher as it is; another one labels all views anew)"] if again else []
+    return [head, *why, f"  to do      {whole}", *same, *(_per_unit(sizes[plan]) for plan in PLANS)]
 
 
 def _per_unit(plan: PlanSize) -> str:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from pipeline.config.networks import Network
+from pipeline.config.networks import GivenTeacher, Network, Teacher
 from pipeline.config.recipe import Recipe
-from pipeline.flow.build import planned_splits, view_policy
+from pipeline.flow.build import planned_splits, read_classes, view_policy
 from pipeline.flow.dry_data import Data, Typical
 from pipeline.targets.topk import MOST_SMALL
 from pipeline.video.views import view_keys
@@ -34,9 +34,20 @@ CHANNELS: dict[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a teacher gives for a clip: how many logits, and channels of each substage. `seconds`: what it takes for it
+    on one actor, where that is known."""
+
+    logits: int
+    channels: tuple[int, ...]
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class PlanSize:
     """One plan over all its videos. `view_bytes`: of the raster of a view, `cached_bytes`: of what is cached of it,
-    `targets_bytes`: of a view's targets. `measured`: whether seconds and cached bytes are those of decoded videos."""
+    `targets_bytes`: of a view's targets by all teachers. `measured`: whether seconds and cached bytes are those of
+    decoded videos."""
 
     name: str
     videos: int
@@ -72,6 +83,17 @@ class PlanSize:
         return min(self.videos_per_shard, self.videos) * self.video_seconds
 
 
+@dataclass(frozen=True)
+class ToDo:
+    """Of one plan. `videos`: to decode, `decoded`: their views; `labels`: views that each teacher has to answer, in
+    their order; `views`: those of all shards that lack something."""
+
+    videos: int
+    decoded: int
+    views: int
+    labels: tuple[int, ...] = ()
+
+
 def plan_size(recipe: Recipe, data: Data, plan: str) -> PlanSize:
     """The plan `plan` (train or eval) over the recipe's data."""
     views = recipe.views
@@ -84,7 +106,7 @@ def plan_size(recipe: Recipe, data: Data, plan: str) -> PlanSize:
         micro_batch=recipe.plan.micro_batch,
         view_bytes=raster,
         cached_bytes=raster * CACHED[recipe.precompute.frames],
-        targets_bytes=targets_bytes(recipe, data.classes, plan),
+        targets_bytes=targets_bytes(recipe, known_answers(recipe, data.classes), plan),
         video_seconds=decode_seconds(data.typical),
     )
 
@@ -94,30 +116,43 @@ def decode_seconds(video: Typical) -> float:
     return OPEN_SECONDS + video.frames * video.width * video.height * PIXEL_SECONDS
 
 
-def targets_bytes(recipe: Recipe, classes: int, plan: str = "train") -> int | None:
-    """C + ΣC_l values of the targets' number type for the teacher's logits and pooled features, before compression; of
-    the training plan's logits only what `top_k` keeps. None if not known."""
-    channels = substage_channels(recipe.teacher)
-    if channels is None:
-        return None
-    return coded_bytes(recipe, teacher_classes(recipe) or classes, channels, plan)
+def known_answers(recipe: Recipe, classes: int) -> tuple[Answers, ...] | None:
+    """Of the recipe's own teacher (of so many classes, where nothing else is said) and of the further ones, as far as
+    that is known without building them: None where it is not known of each."""
+    sections = [recipe.teacher, *recipe.precompute.more_teachers]
+    found = []
+    for section in sections:
+        channels = None if section.labeler else substage_channels(section)
+        if channels is None:
+            return None
+        found.append(Answers(teacher_classes(section) or classes, channels))
+    return tuple(found)
 
 
-def coded_bytes(recipe: Recipe, logits: int, channels: Sequence[int], plan: str) -> int:
-    """Bytes of one view's targets before compression, of a network with so many logits and channels per substage."""
+def targets_bytes(recipe: Recipe, teachers: Sequence[Answers] | None, plan: str = "train") -> int | None:
+    """Of one view's targets by all `teachers`; None if not known."""
+    return None if teachers is None else sum(coded_bytes(recipe, teacher, plan) for teacher in teachers)
+
+
+def coded_bytes(recipe: Recipe, teacher: Answers, plan: str) -> int:
+    """C + ΣC_l values of the targets' number type for one teacher's logits and pooled features of a view, before
+    compression; of the training plan's logits only what `top_k` keeps."""
     codec = recipe.precompute.codec
     each = 2 if codec.dtype == "float16" else 4
     if codec.top_k is None or plan == "eval":
-        return each * (logits + sum(channels))
-    index = 2 if logits <= MOST_SMALL else 4
+        return each * (teacher.logits + sum(teacher.channels))
+    index = 2 if teacher.logits <= MOST_SMALL else 4
     # Beside indices and logits: mean, s.d. and number of all logits, and two log-sum-exps per temperature.
-    return each * (codec.top_k + sum(channels)) + index * codec.top_k + 4 * (3 + 2 * len(codec.temperatures))
+    return each * (codec.top_k + sum(teacher.channels)) + index * codec.top_k + 4 * (3 + 2 * len(codec.temperatures))
 
 
-def teacher_classes(recipe: Recipe) -> int | None:
-    """How many classes a given teacher has where the recipe tells: torchvision's Kinetics-400 weights have 400."""
-    given = not recipe.teacher.fit and str(recipe.teacher.weights).startswith("KINETICS400")
-    return 400 if given else None
+def teacher_classes(section: GivenTeacher) -> int | None:
+    """How many classes a given teacher has where the recipe tells: those of its own file, or of its weights' name
+    (torchvision's Kinetics-400 weights have 400)."""
+    if isinstance(section, Teacher) and section.fit:
+        return None
+    named = str(section.weights).startswith("KINETICS400")
+    return len(read_classes(section.classes)) if section.classes else 400 if named else None
 
 
 def substage_channels(network: Network) -> tuple[int, ...] | None:

@@ -5,20 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.commit import read_markers
-from pipeline.artifacts.layout import Workspace, check_version, read_json
+from pipeline.artifacts.files import folders
+from pipeline.artifacts.identity import canonical_json
+from pipeline.artifacts.layout import Workspace, check_version, read_about, read_json
 from pipeline.artifacts.places import place
+from pipeline.config.networks import GivenTeacher
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, manifest_root, planned_splits
 from pipeline.flow.context import Context
 from pipeline.flow.dry_data import Data
-from pipeline.flow.dry_sizes import PlanSize, size
+from pipeline.flow.dry_sizes import PlanSize, ToDo, size
 from pipeline.flow.open_plan import committed_shards
 from pipeline.flow.plans import manifest_step, plan_step, refuse_other_root
 from pipeline.flow.precompute import frames_step
 from pipeline.flow.run import judged_by_teacher
 from pipeline.flow.step import Step, is_done
 from pipeline.flow.targets import teacher_steps
-from pipeline.flow.teacher import given_step
+from pipeline.flow.teacher import OWN, given_step, more_steps
 from pipeline.manifest.plan import difference, read_plan
 from pipeline.manifest.table import read_manifest
 
@@ -45,8 +48,10 @@ class Open:
     videos: int
     buried: int
 
-    def without(self, done: Collection[str]) -> int:
-        return len([shard for shard in self.shards if shard not in done]) + self.fresh
+    def left(self, done: Collection[str]) -> frozenset[str]:
+        """Names of the shards that are not done; fresh ones have none yet."""
+        fresh = {f"fresh-{number}" for number in range(self.fresh)}
+        return frozenset(shard for shard in self.shards if shard not in done) | fresh
 
     @property
     def total(self) -> int:
@@ -72,17 +77,59 @@ class Survey:
         growing = self._growing() if self.named else self._nameless()
         return [*self._simulate(), *growing, *self._behind()]
 
-    def videos_to_do(self, plan: str) -> int:
-        """About how many videos are not decoded or not labelled yet: whole shards are counted."""
-        size = self.sizes[plan]
+    def to_do(self) -> dict[str, ToDo]:
+        """Per plan about what is not decoded or not labelled yet: whole shards are counted."""
         if not self.named:
-            return size.videos
-        frames, opened = frames_step(self.context, plan), self._open(plan)
-        steps = [frames] if self.recipe.precompute.frames != "none" else []
-        if not self.recipe.teacher.fit:
-            steps += [self._targets(plan, frames, given_step(self.recipe))]
-        left = max(opened.without(committed_shards(step.folder(self.context.workspace))) for step in steps or [frames])
-        return min(size.videos, left * size.videos_per_shard)
+            teachers = 1 + len(self.recipe.precompute.more_teachers)
+            whole = {plan: (each.videos, each.views) for plan, each in self.sizes.items()}
+            return {plan: ToDo(videos, views, views, (views,) * teachers) for plan, (videos, views) in whole.items()}
+        frames = {plan: frames_step(self.context, plan) for plan in PLANS}
+        opened = {plan: self._open(plan) for plan in PLANS}
+        undecoded = {plan: opened[plan].left(self._done(frames[plan])) for plan in PLANS}
+        anew = self.recipe.teacher.fit and bool(undecoded["train"])
+        return {plan: self._count(plan, frames[plan], opened[plan], undecoded[plan], anew) for plan in PLANS}
+
+    def _count(self, plan: str, frames: Step, opened: Open, undecoded: frozenset[str], anew: bool) -> ToDo:
+        """`anew`: the own teacher is going to be fitted, and to label everything."""
+        done = [self._done(step) for step in self._known_targets(plan, frames).values()]
+        if self.recipe.teacher.fit:
+            done.insert(0, frozenset() if anew else self._fullest(plan, frames))
+        unlabelled = [opened.left(each) for each in done]
+        cached = self.recipe.precompute.frames != "none"
+        lacking = frozenset().union(*unlabelled, undecoded if cached else ())
+        size = self.sizes[plan]
+        videos, *views = [
+            min(size.videos, len(shards) * size.videos_per_shard)
+            for shards in (undecoded & lacking, lacking, *unlabelled)
+        ]
+        every, *labels = [count * size.per_video for count in views]
+        return ToDo(videos, videos * size.per_video, every, tuple(labels))
+
+    def _done(self, step: Step) -> frozenset[str]:
+        return committed_shards(step.folder(self.context.workspace))
+
+    def _known_targets(self, plan: str, frames: Step) -> dict[str, Step]:
+        """Of the given teachers, by their names."""
+        return {str(step.about["name"]): self._targets(plan, frames, step) for step in self._given()}
+
+    def _given(self) -> list[Step]:
+        own = [] if self.recipe.teacher.fit else [given_step(self.recipe)]
+        return own + more_steps(self.recipe)
+
+    def _fullest(self, plan: str, frames: Step) -> frozenset[str]:
+        """Shards that a fitted teacher labelled, of whichever did most: the recipe's own has a key that follows from
+        content."""
+        store, theirs = self.context.workspace.store, self._targets(plan, frames, frames)
+        found = [frozenset[str]()]
+        for folder in folders(store("targets", "x").parent) if self.there else []:
+            about = read_about(folder)
+            inputs = about.get("inputs", {})
+            alike = inputs.get("frames") == frames.key and canonical_json(about["fields"]) == canonical_json(
+                theirs.fields
+            )
+            if alike and read_about(store("models", inputs["teacher"])).get("step") == "fit-teacher":
+                found.append(committed_shards(folder))
+        return max(found, key=len)
 
     def _simulate(self) -> list[Row]:
         recipe = self.recipe
@@ -101,15 +148,20 @@ class Survey:
         rows = [self._manifest()]
         rows += [Row(f"plan {p}", short(plan_step(self.recipe, p)), self._planned(p, opened[p])) for p in PLANS]
         rows += [Row(f"frames {p}", short(frames[p]), self._shards(frames[p], opened[p])) for p in PLANS]
-        if self.recipe.teacher.fit:
-            return rows
-        teacher = given_step(self.recipe)
-        done = is_done(teacher.folder(self.context.workspace))
-        rows.append(Row("teacher (given)", short(teacher), "done" if done else f"to do: take {_taken(self.recipe)}"))
+        for teacher, section in zip(self._given(), self._sections(), strict=True):
+            done = is_done(teacher.folder(self.context.workspace))
+            state = "done" if done else f"to do: take {_taken(section)}"
+            rows.append(Row(f"{teacher.about['name']} (given)", short(teacher), state))
         for plan in PLANS:
-            step = self._targets(plan, frames[plan], teacher)
-            rows.append(Row(f"precompute {plan}", short(step), self._shards(step, opened[plan])))
+            for name, step in self._known_targets(plan, frames[plan]).items():
+                whose = "" if name == OWN else f" {name}"
+                rows.append(Row(f"precompute {plan}{whose}", short(step), self._shards(step, opened[plan])))
         return rows
+
+    def _sections(self) -> list[GivenTeacher]:
+        """Of the given teachers, in their order."""
+        own: list[GivenTeacher] = [] if self.recipe.teacher.fit else [self.recipe.teacher]
+        return [*own, *self.recipe.precompute.more_teachers]
 
     def _manifest(self) -> Row:
         step = manifest_step(self.recipe)
@@ -149,7 +201,7 @@ class Survey:
 
     def _shards(self, step: Step, opened: Open) -> str:
         done = read_markers(step.folder(self.context.workspace))
-        left = opened.without(done)
+        left = len(opened.left(done))
         lost = sum(marker.quarantine.rows for marker in done.values() if marker.quarantine)
         quarantine = f", {lost} videos in quarantine" if lost else ""
         said = f"to do: {left} of {opened.total} shards" if left else f"done: {opened.total} shards"
@@ -185,8 +237,8 @@ def _merged(data: Data) -> dict[str, str] | None:
     return {name: source for videos in data.found.values() for name, source in videos.items()}
 
 
-def _taken(recipe: Recipe) -> str:
-    return f"{recipe.teacher.weights} of {recipe.teacher.model}"
+def _taken(section: GivenTeacher) -> str:
+    return f"{section.weights} of {section.model}" if section.weights else section.model
 
 
 def _targets_line(sizes: Mapping[str, PlanSize]) -> str:

@@ -9,17 +9,17 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, frames_job, view_policy
 from pipeline.flow.demands import frame_demands, known_capacity, target_demands
-from pipeline.flow.dry_sizes import coded_bytes, duration, size
+from pipeline.flow.dry_sizes import Answers, ToDo, coded_bytes, duration, size
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.step import content
-from pipeline.flow.teacher import Model
+from pipeline.flow.teacher import OWN, Model
 from pipeline.flow.teacher_times import time_teachers
 from pipeline.models.facts import read_facts
 from pipeline.on_ray.capacity import Capacity
@@ -27,7 +27,6 @@ from pipeline.video.views import view_keys
 
 PROBED = 8
 ESTIMATE_FROM = 4096  # views: below, probing would take a good part of the time
-OWN = "teacher"
 Passes = Literal["frames", "one", "two"]  # decoding alone; decoding and labelling; both, one after the other
 
 
@@ -96,31 +95,40 @@ def probe_videos(recipe: Recipe, paths: Sequence[str]) -> Probe:
 def estimate(
     recipe: Recipe,
     capacity: Capacity,
-    videos: Mapping[str, int],
-    views: Mapping[str, int],
-    target_bytes: float | None,
+    to_do: Mapping[str, ToDo],
     probe: Probe,
-    clip_seconds: float | None = None,
+    teachers: Sequence[Answers] | None,
     passes: Passes = "one",
 ) -> Estimate:
-    """For so many videos to decode and views to make per plan, by the actors that fit into `capacity`. `target_bytes`:
-    of one view's targets, before compression; `clip_seconds`: of all teachers for one view. Reading frames back, in a
-    second pass, is not counted."""
-    total = sum(views.values())
-    decode = sum(videos[plan] * probe.seconds[plan] for plan in videos)
-    teachers = None if clip_seconds is None else total * clip_seconds
-    label = teachers or 0.0
+    """What is to do per plan, by the actors that fit into `capacity`. `teachers`: what each gives, None if that is not
+    known. Reading frames back, in a second pass, is not counted."""
+    decode = sum(each.videos * probe.seconds[plan] for plan, each in to_do.items())
+    seconds, targets = _labelling(recipe, to_do, teachers)
+    label = seconds or 0.0
     work: dict[Passes, list[list[float]]] = {
         "frames": [[decode]],
         "one": [[decode, label]],
         "two": [[decode], [0.0, label]],
     }
-    each = [_pass(recipe, capacity, *seconds) for seconds in work[passes]]
+    each = [_pass(recipe, capacity, *both) for both in work[passes]]
     hours, nodes = sum(taken for taken, _ in each), max(count for _, count in each)
-    frames_bytes = total * probe.view_bytes
-    targets = None if target_bytes is None else total * target_bytes
+    frames_bytes = sum(each.decoded for each in to_do.values()) * probe.view_bytes
     node_hours = sum(taken * count for taken, count in each)
-    return Estimate(total, frames_bytes, targets, decode, hours, node_hours, nodes, teachers)
+    views = sum(each.views for each in to_do.values())
+    return Estimate(views, frames_bytes, targets, decode, hours, node_hours, nodes, seconds)
+
+
+def _labelling(
+    recipe: Recipe, to_do: Mapping[str, ToDo], teachers: Sequence[Answers] | None
+) -> tuple[float | None, float | None]:
+    """Seconds and bytes of all teachers' answers; None where they are not known."""
+    if teachers is None:
+        return None, None
+    counted = [(plan, *pair) for plan, each in to_do.items() for pair in zip(each.labels, teachers, strict=True)]
+    whole = float(sum(count * coded_bytes(recipe, teacher, plan) for plan, count, teacher in counted))
+    if any(teacher.seconds is None for teacher in teachers):
+        return None, whole
+    return sum(count * (teacher.seconds or 0.0) for _, count, teacher in counted), whole
 
 
 def _pass(recipe: Recipe, capacity: Capacity, *seconds: float) -> tuple[float, int]:
@@ -133,32 +141,25 @@ def _pass(recipe: Recipe, capacity: Capacity, *seconds: float) -> tuple[float, i
 
 def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Model]) -> Estimate | None:
     """What a pass over the open shards will take; None for a job so short that probing were a good part of it."""
-    counts = {plan.name: plan.open_views for plan in opened}
-    if sum(counts.values()) < ESTIMATE_FROM:
+    to_do = {plan.name: _open(recipe, plan, len(teachers)) for plan in opened}
+    if sum(each.views for each in to_do.values()) < ESTIMATE_FROM:
         return None
-    each = {plan: len(view_keys("v", view_policy(recipe, plan), None)) for plan in PLANS}
-    fresh = {plan.name: plan.undecoded_views for plan in opened}
-    videos = {plan: count // each[plan] for plan, count in fresh.items()}
     paths = [path for plan in opened for path in plan.some_paths(PROBED)][:PROBED]
     probe = probe_videos(recipe, paths)
     if not teachers:
-        return estimate(recipe, known_capacity(recipe), videos, counts, None, probe, passes="frames")
+        return estimate(recipe, known_capacity(recipe), to_do, probe, None, "frames")
     facts = [read_facts(content(teacher.folder)) for teacher in teachers]
     own = sum(teacher.name == OWN for teacher in teachers)
-    timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own)
-    target = _targets_bytes(recipe, facts, counts)
-    whole = estimate(recipe, known_capacity(recipe), videos, counts, target, probe, timed.seconds)
-    return replace(whole, frames_bytes=sum(fresh.values()) * probe.view_bytes)
+    timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own).each
+    seconds = [answers.seconds for answers in timed] if timed else [None] * len(facts)
+    said = [Answers(f["num_classes"], tuple(f["dims"]), took) for f, took in zip(facts, seconds, strict=True)]
+    return estimate(recipe, known_capacity(recipe), to_do, probe, said)
 
 
-def _targets_bytes(recipe: Recipe, facts: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> float:
-    """Bytes of all teachers' targets per open view."""
-    whole = sum(
-        count * coded_bytes(recipe, each["num_classes"], each["dims"], plan)
-        for plan, count in counts.items()
-        for each in facts
-    )
-    return whole / max(1, sum(counts.values()))
+def _open(recipe: Recipe, plan: OpenPlan, teachers: int) -> ToDo:
+    per_video = len(view_keys("v", view_policy(recipe, plan.name), None))
+    labels = tuple(plan.unlabelled_views(number) for number in range(teachers))
+    return ToDo(plan.undecoded_views // per_video, plan.undecoded_views, plan.open_views, labels)
 
 
 def _row(recipe: Recipe, plan: str, path: str) -> dict[str, Any]:

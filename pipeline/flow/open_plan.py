@@ -69,6 +69,10 @@ class OpenPlan:
         """Of them those whose frames are not cached; the others are read back."""
         return sum(self.view.shards.views(shard) for shard in self.todo if shard not in self.frames_done)
 
+    def unlabelled_views(self, number: int) -> int:
+        """Of them those which one teacher has not labelled."""
+        return sum(self.view.shards.views(shard) for shard in self.todo if shard not in self.done[number])
+
     def teachers(self, shard: str) -> list[int]:
         """Numbers of the teachers whose targets the shard lacks."""
         return [number for number, done in enumerate(self.done) if shard not in done]

@@ -17,6 +17,7 @@ from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
 FIT_VERSION = GIVEN_VERSION = 1
+OWN = "teacher"  # the recipe's own; further ones are teacher-2, …
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def fitted_teacher(context: Context, videos: Videos, views: Views, labels: Path)
         LOG.info("%s: done before (%s)", timing.step, step.key[:8])
     else:
         _fit(context, videos, views, labels, step, timing)
-    return Model("teacher", folder, step.key)
+    return Model(OWN, folder, step.key)
 
 
 def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Step, timing: Timing) -> None:
@@ -96,7 +97,7 @@ def given_step(recipe: Recipe) -> Step:
     """The step of a given teacher: known before anything runs."""
     if recipe.teacher.weights is None and not recipe.teacher.labeler:
         raise ConfigError("teacher.fit is false, so teacher.weights must name the teacher's weights")
-    return _given_step(recipe.teacher, "teacher", saw_labels=recipe.teacher.saw_labels)
+    return _given_step(recipe.teacher, OWN, saw_labels=recipe.teacher.saw_labels)
 
 
 def more_steps(recipe: Recipe) -> list[Step]:

@@ -14,7 +14,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.errors import JobError, StagedKDError
 from pipeline.flow.apart import apart
 from pipeline.flow.build import device, network_spec
-from pipeline.flow.dry_sizes import teacher_classes
+from pipeline.flow.dry_sizes import Answers, teacher_classes
 from pipeline.flow.teacher import read_named
 from pipeline.targets.plain import Labels, PlainLabeler
 
@@ -22,37 +22,43 @@ CLIPS = 2  # at once for a network on CPUs; whatever else gets a whole micro-bat
 
 
 @dataclass(frozen=True)
-class TeacherTime:
-    """Seconds of all teachers together for one clip, on one of their actors; None, and `why`, where they could not be
-    timed here. `refused`: for what the recipe says of them, so that no start anywhere would go further."""
+class TeacherTimes:
+    """What each teacher, in their order, takes and gives; None, and `why`, where they could not be timed here.
+    `refused`: for what the recipe says of them, so that no start anywhere would go further."""
 
-    seconds: float | None
+    each: tuple[Answers, ...] | None
     why: str = ""
     refused: bool = False
 
+    @property
+    def seconds(self) -> float | None:
+        """Of all together for one clip."""
+        return None if self.each is None else sum(answers.seconds or 0.0 for answers in self.each)
 
-def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bool = True) -> TeacherTime:
+
+def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bool = True) -> TeacherTimes:
     """The recipe's own teacher (of so many classes, where nothing else is said) and precompute.more_teachers."""
     sections = [*([recipe.teacher] if own else []), *(recipe.precompute.more_teachers if further else ())]
     try:
-        return TeacherTime(apart(_seconds, recipe, sections, classes))
+        return TeacherTimes(apart(_all_timed, recipe, sections, classes))
     except StagedKDError as error:
-        return TeacherTime(None, str(error).splitlines()[0], error.exit_code == 2)
+        return TeacherTimes(None, str(error).splitlines()[0], error.exit_code == 2)
 
 
-def _seconds(recipe: Recipe, sections: Sequence[GivenTeacher], classes: int) -> float:
-    return sum(_timed(recipe, section, classes) for section in sections)
+def _all_timed(recipe: Recipe, sections: Sequence[GivenTeacher], classes: int) -> tuple[Answers, ...]:
+    return tuple(_timed(recipe, section, classes) for section in sections)
 
 
-def _timed(recipe: Recipe, section: GivenTeacher, classes: int) -> float:
+def _timed(recipe: Recipe, section: GivenTeacher, classes: int) -> Answers:
     whole = section.labeler or section.model == "exported" or device(recipe.precompute.device) != "cpu"
     slots = recipe.plan.micro_batch if whole else min(CLIPS, recipe.plan.micro_batch)
     labeler, views = _labeler(recipe, section, classes, slots), recipe.views
     raster = np.random.default_rng(0).integers(0, 256, (slots, views.num_frames, *views.size, 3), np.uint8)
     labeler(raster)  # the first call pays for compiling and for buffers
     began = time.perf_counter()
-    labeler(raster)
-    return (time.perf_counter() - began) / slots
+    given = labeler(raster)
+    seconds = (time.perf_counter() - began) / slots
+    return Answers(given.pop("logits").shape[1], tuple(values.shape[1] for values in given.values()), seconds)
 
 
 def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) -> Labels:
@@ -71,8 +77,8 @@ def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) ->
         raise JobError("there is no such accelerator on this machine")
     named = read_named(section)
     if section.weights is None or not is_path(section.weights):
+        named = named or tuple(map(str, range(teacher_classes(section) or classes)))
         section = section.model_copy(update={"weights": None})
-        named = named or tuple(map(str, range(teacher_classes(recipe) or classes)))
     torch.set_num_threads(recipe.train.threads)
     network = build_network(network_spec(section, named), seed=0)
     return Labeler(network, slots, where, recipe.precompute.dtype, compiled=recipe.precompute.compile)

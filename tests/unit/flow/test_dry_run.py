@@ -11,16 +11,18 @@ from pipeline.artifacts.commit import Marker, commit, write_bytes
 from pipeline.config.load import read_recipe
 from pipeline.errors import ConfigError, InputError
 from pipeline.flow.dry_run import describe
-from pipeline.flow.dry_sizes import size
+from pipeline.flow.dry_sizes import Answers, size
 from pipeline.flow.estimate import Probe
 from pipeline.flow.plans import manifest_step, plan_step, scan, update_plans
 from pipeline.flow.precompute import frames_step
-from pipeline.flow.teacher_times import TeacherTime
+from pipeline.flow.teacher_times import TeacherTimes
 from tests.support.videos import write_video
 from tests.unit.config.golden import RECIPES
 from tests.unit.flow.precomputed import context as precomputable
 from tests.unit.flow.precomputed import videos as precomputed_videos
 from tests.unit.flow.small import class_folders, context, python, recipe, tree, video
+
+HALF = TeacherTimes((Answers(2, (4, 8), 0.5),))
 
 
 @pytest.fixture
@@ -98,9 +100,9 @@ def test_sizes_are_those_of_the_cache_that_is_asked_for(workspace: Path) -> None
 def test_what_a_probe_measured_is_what_sizes_and_warnings_go_by(
     root: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.flow.dry_run.time_teachers", lambda recipe, classes: HALF)
     slow = Probe({"train": 200.0, "eval": 400.0}, 1000.0, 8, 0)
     fast = Probe({"train": 0.01, "eval": 0.02}, 1000.0, 8, 0)
-    monkeypatch.setattr("pipeline.flow.dry_run.time_teachers", lambda recipe, classes: TeacherTime(0.5))
     said = {}
     for name, told in {"slow": slow, "fast": fast, "blind": replace(fast, failed=8)}.items():
         monkeypatch.setattr("pipeline.flow.dry_run.probe_videos", lambda recipe, paths, told=told: told)

@@ -10,13 +10,12 @@ from jobs.bench.accelerator import MODEL
 from pipeline.flow import estimate as module
 from pipeline.flow.demands import ANYTHING
 from pipeline.flow.dry_run import describe
+from pipeline.flow.dry_sizes import Answers, ToDo
 from pipeline.flow.estimate import Estimate, Passes, Probe, estimate, expected, probe_videos
 from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import open_plans
-from pipeline.flow.step import content
 from pipeline.flow.teacher import given_teachers
 from pipeline.flow.teacher_times import time_teachers
-from pipeline.models.facts import read_facts
 from pipeline.on_ray.capacity import Capacity
 from tests.unit.flow import small
 from tests.unit.flow.precomputed import PLAIN, context, videos
@@ -39,9 +38,8 @@ def worked_out(
 ) -> Estimate:
     section = {"decoders": 4, "teachers": 2, "decode_cpus": 2.0, "device": "cpu", "together": False} | fields
     recipe = small.recipe(Path("/videos"), Path("/workspace"), precompute=section)
-    return estimate(
-        recipe, capacity, {"train": 1000, "eval": 600}, {"train": 4000, "eval": 600}, 50.0, PROBE, clip_seconds, passes
-    )
+    to_do = {"train": ToDo(1000, 4000, 4000, (4000,)), "eval": ToDo(600, 600, 600, (600,))}
+    return estimate(recipe, capacity, to_do, PROBE, [Answers(20, (5,), clip_seconds)], passes)
 
 
 def test_hours_are_those_of_the_slower_side() -> None:
@@ -154,17 +152,23 @@ def test_a_job_knows_what_to_expect(root: Path, tmp_path: Path, monkeypatch: pyt
     assert (blind.teacher_seconds, blind.targets_bytes) == (None, None)
 
 
-@pytest.mark.parametrize("teachers", [1, 2])
-def test_targets_are_counted_with_the_classes_and_channels_of_every_teacher(
-    root: Path, tmp_path: Path, teachers: int
+def test_each_teacher_is_counted_for_the_views_that_it_has_not_labelled(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "ESTIMATE_FROM", 1)
     further = {"model": PLAIN, "labeler": True, "options": {"classes": 7}}
-    given = {"precompute": {"more_teachers": [further]}} if teachers > 1 else {}
-    opened = context(root, tmp_path, **given)
-    facts = [read_facts(content(model.folder)) for model in given_teachers(opened)]
-    assert [(each["num_classes"], each["dims"]) for each in facts] == [(3, [3]), (7, [3])][:teachers]
-    per_view = module._targets_bytes(opened.recipe, facts, {"train": 30, "eval": 10})
-    assert per_view == sum(2 * (each["num_classes"] + 3) for each in facts)
+    opened = context(root, tmp_path, teacher=slow(0.4, fit=False), precompute={"more_teachers": [further]})
+    teachers = given_teachers(opened)
+    work = open_plans(opened, update_plans(opened, scan(opened)), teachers)
+    both = expected(opened.recipe, work.opened, teachers)
+    for plan in work.opened:
+        plan.done = (frozenset(plan.todo), frozenset())
+    second = expected(opened.recipe, work.opened, teachers)
+    assert both is not None
+    assert second is not None
+    assert both.targets_bytes == both.views * 2 * (400 + 8 + 7 + 3)
+    assert (second.views, second.targets_bytes) == (both.views, both.views * 2 * (7 + 3))
+    assert (second.teacher_seconds or 0) < 0.1 * both.views < (both.teacher_seconds or 0)
 
 
 def test_a_dry_run_tells_both_and_writes_nothing(root: Path, tmp_path: Path) -> None:
