@@ -13,6 +13,7 @@ from pipeline.manifest.entries import SPLITS, Entry
 from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan
 from pipeline.manifest.split import assign_splits
+from pipeline.manifest.table import class_names
 
 PROBED = 24
 
@@ -34,7 +35,7 @@ class Typical:
 class Data:
     """`videos` per split and `classes`: counts. `source`: where they come from. `found`: per split video_id -> source
     ("bytes:etag") where a folder was scanned, else None. `typical`: a video. `unlabelled`: training videos. `paths`:
-    those whose headers were probed."""
+    those whose headers were probed. `class_names`: of a scan."""
 
     videos: Mapping[str, int]
     classes: int
@@ -44,6 +45,7 @@ class Data:
     unlabelled: int = 0
     notes: Sequence[str] = field(default_factory=tuple)
     paths: Sequence[str] = ()
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,17 @@ def scanned(recipe: Recipe, root: Path) -> Data:
         found[splits[entry.video_id]][entry.video_id] = f"{entry.size}:{entry.etag}"
     some = entries[:: max(1, -(-len(entries) // PROBED))]
     facts = probe_many(root, [(entry.uri, entry.size) for entry in some])
+    names = class_names([entry.label_name for entry in entries if entry.label_name is not None])
     return Data(
         videos={name: len(videos) for name, videos in found.items()},
-        classes=len({entry.label_name for entry in entries} - {None}),
+        classes=len(names),
         typical=_typical(facts),
         source=f"{root}, scanned; the headers of {len(facts)} videos were probed",
         found=found,
         unlabelled=_unlabelled(recipe, entries, splits),
         notes=_unread(facts),
         paths=tuple(f"{root}/{entry.uri}" for entry in some),
+        class_names=names,
     )
 
 

@@ -12,8 +12,9 @@ from pipeline.flow.context import run_name
 from pipeline.flow.demands import known_capacity, step_demands
 from pipeline.flow.dry_checks import refusals, warnings
 from pipeline.flow.dry_data import Data, look
-from pipeline.flow.dry_sizes import PlanSize, duration, known_answers, plan_size, size, targets_bytes
+from pipeline.flow.dry_sizes import Answers, PlanSize, duration, known_answers, plan_size, size, targets_bytes
 from pipeline.flow.dry_steps import Row, Survey
+from pipeline.flow.dry_to_do import count_to_do
 from pipeline.flow.estimate import PROBED, Passes, Probe, estimate, probe_videos
 from pipeline.flow.targets import check_targets
 from pipeline.flow.teacher_times import TeacherTimes, time_teachers
@@ -35,21 +36,21 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
     check_targets(recipe)
     data = look(recipe)
     sizes = {plan: plan_size(recipe, data, plan) for plan in PLANS}
-    teachers = time_teachers(recipe, data.classes) if probe and data.paths else None
+    teachers = time_teachers(recipe, data.class_names) if probe and data.paths else None
     survey = Survey(recipe, data, sizes)
     told = probe_videos(recipe, data.paths[:: max(1, -(-len(data.paths) // PROBED))]) if probe and data.paths else None
     if told is not None:
         sizes = {plan: _measured(each, told) for plan, each in sizes.items()}
-    if teachers is not None and teachers.each:
-        sizes = {p: replace(each, targets_bytes=targets_bytes(recipe, teachers.each, p)) for p, each in sizes.items()}
+    answers = known_answers(recipe, data.classes) if teachers is None or teachers.each is None else teachers.each
+    sizes = {plan: replace(each, targets_bytes=targets_bytes(recipe, answers, plan)) for plan, each in sizes.items()}
     found = known_capacity(recipe)
     run = run_name(recipe, name)
     parts = [
         [f"Dry run of {run}: nothing is written, nothing is started."],
         [*_data(data), _workspace(recipe, run, survey)],
-        _steps(survey.rows()),
+        _steps(survey.rows(answers)),
         ["Sizes", *_sizes(recipe, sizes)],
-        *([_probed(recipe, told, teachers, sizes, survey, found, data.classes)] if told and teachers else []),
+        *([_probed(recipe, told, teachers, answers, sizes, survey, found)] if told and teachers else []),
         _resources(recipe, found),
         _warnings([*_refused(teachers), *refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
@@ -118,19 +119,19 @@ def _probed(
     recipe: Recipe,
     told: Probe,
     teachers: TeacherTimes,
+    answers: Sequence[Answers] | None,
     sizes: Mapping[str, PlanSize],
     survey: Survey,
     found: Capacity,
-    classes: int,
 ) -> list[str]:
     """What is to do of both plans, by a few videos that were decoded here and now."""
     timed = f"take {duration(teachers.seconds)} a clip" if teachers.seconds is not None else "are not timed"
     head = f"Estimate   {told.videos} videos were decoded here, {told.failed} failed; the teachers {timed}"
     why = [f"           ({teachers.why})"] if teachers.why else []
     passes: Passes = "two" if recipe.teacher.fit else "one"
-    to_do = survey.to_do()
-    whole = estimate(recipe, found, to_do, told, teachers.each or known_answers(recipe, classes), passes).words()
-    again = recipe.teacher.fit and not to_do["train"].videos
+    to_do = count_to_do(survey)
+    whole = estimate(recipe, found, to_do, told, answers, passes).words()
+    again = recipe.teacher.fit and any(each.labels[0] < sizes[plan].views for plan, each in to_do.items())
     same = ["             (with the fitted teacher as it is; another one labels all views anew)"] if again else []
     return [head, *why, f"  to do      {whole}", *same, *(_per_unit(sizes[plan]) for plan in PLANS)]
 

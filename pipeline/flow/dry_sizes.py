@@ -1,5 +1,6 @@
 """Sizes and times that a dry run works out: views, shards, bytes, seconds of decoding."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -147,12 +148,14 @@ def coded_bytes(recipe: Recipe, teacher: Answers, plan: str) -> int:
 
 
 def teacher_classes(section: GivenTeacher) -> int | None:
-    """How many classes a given teacher has where the recipe tells: those of its own file, or of its weights' name
-    (torchvision's Kinetics-400 weights have 400)."""
+    """How many classes a given teacher has where the recipe tells: those of its own file, or of torchvision's weights
+    for videos, which are all of Kinetics-400."""
     if isinstance(section, Teacher) and section.fit:
         return None
-    named = str(section.weights).startswith("KINETICS400")
-    return len(read_classes(section.classes)) if section.classes else 400 if named else None
+    if section.classes:
+        return len(read_classes(section.classes))
+    named = section.weights is not None and not re.search(r"/|\.(safetensors|pt|pth)$", section.weights)
+    return 400 if named and section.model in CHANNELS.keys() - {"compact", "efficientnet_lite0"} else None
 
 
 def substage_channels(network: Network) -> tuple[int, ...] | None:

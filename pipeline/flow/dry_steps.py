@@ -1,21 +1,19 @@
 """The steps of a run as a dry run sees them: keys where configuration alone decides them, and what is still to do."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.artifacts.commit import read_markers
-from pipeline.artifacts.files import folders
-from pipeline.artifacts.identity import canonical_json
-from pipeline.artifacts.layout import Workspace, check_version, read_about, read_json
+from pipeline.artifacts.layout import Workspace, check_version, read_json
 from pipeline.artifacts.places import place
 from pipeline.config.networks import GivenTeacher
 from pipeline.config.recipe import Recipe
 from pipeline.flow.build import PLANS, manifest_root, planned_splits
 from pipeline.flow.context import Context
 from pipeline.flow.dry_data import Data
-from pipeline.flow.dry_sizes import PlanSize, ToDo, size
-from pipeline.flow.open_plan import committed_shards
+from pipeline.flow.dry_sizes import Answers, PlanSize, coded_bytes, size
 from pipeline.flow.plans import manifest_step, plan_step, refuse_other_root
 from pipeline.flow.precompute import frames_step
 from pipeline.flow.run import judged_by_teacher
@@ -72,64 +70,30 @@ class Survey:
             found = read_json(root / "workspace.json") or {}
             check_version(found.get("schema"), f"workspace {root}")
 
-    def rows(self) -> list[Row]:
-        """All steps in their order."""
+    def rows(self, teachers: Sequence[Answers] | None = None) -> list[Row]:
+        """All steps in their order. `teachers`: what each gives, where that is known."""
         growing = self._growing() if self.named else self._nameless()
-        return [*self._simulate(), *growing, *self._behind()]
+        return [*self._simulate(), *growing, *self._behind(teachers)]
 
-    def to_do(self) -> dict[str, ToDo]:
-        """Per plan about what is not decoded or not labelled yet: whole shards are counted."""
-        if not self.named:
-            teachers = 1 + len(self.recipe.precompute.more_teachers)
-            whole = {plan: (each.videos, each.views) for plan, each in self.sizes.items()}
-            return {plan: ToDo(videos, views, views, (views,) * teachers) for plan, (videos, views) in whole.items()}
-        frames = {plan: frames_step(self.context, plan) for plan in PLANS}
-        opened = {plan: self._open(plan) for plan in PLANS}
-        undecoded = {plan: opened[plan].left(self._done(frames[plan])) for plan in PLANS}
-        anew = self.recipe.teacher.fit and bool(undecoded["train"])
-        return {plan: self._count(plan, frames[plan], opened[plan], undecoded[plan], anew) for plan in PLANS}
-
-    def _count(self, plan: str, frames: Step, opened: Open, undecoded: frozenset[str], anew: bool) -> ToDo:
-        """`anew`: the own teacher is going to be fitted, and to label everything."""
-        done = [self._done(step) for step in self._known_targets(plan, frames).values()]
-        if self.recipe.teacher.fit:
-            done.insert(0, frozenset() if anew else self._fullest(plan, frames))
-        unlabelled = [opened.left(each) for each in done]
-        cached = self.recipe.precompute.frames != "none"
-        lacking = frozenset().union(*unlabelled, undecoded if cached else ())
-        size = self.sizes[plan]
-        videos, *views = [
-            min(size.videos, len(shards) * size.videos_per_shard)
-            for shards in (undecoded & lacking, lacking, *unlabelled)
-        ]
-        every, *labels = [count * size.per_video for count in views]
-        return ToDo(videos, videos * size.per_video, every, tuple(labels))
-
-    def _done(self, step: Step) -> frozenset[str]:
-        return committed_shards(step.folder(self.context.workspace))
-
-    def _known_targets(self, plan: str, frames: Step) -> dict[str, Step]:
-        """Of the given teachers, by their names."""
-        return {str(step.about["name"]): self._targets(plan, frames, step) for step in self._given()}
-
-    def _given(self) -> list[Step]:
+    @cached_property
+    def given(self) -> list[Step]:
+        """The steps of teachers that are taken as they are, in their order; their weights are digested for it."""
         own = [] if self.recipe.teacher.fit else [given_step(self.recipe)]
         return own + more_steps(self.recipe)
 
-    def _fullest(self, plan: str, frames: Step) -> frozenset[str]:
-        """Shards that a fitted teacher labelled, of whichever did most: the recipe's own has a key that follows from
-        content."""
-        store, theirs = self.context.workspace.store, self._targets(plan, frames, frames)
-        found = [frozenset[str]()]
-        for folder in folders(store("targets", "x").parent) if self.there else []:
-            about = read_about(folder)
-            inputs = about.get("inputs", {})
-            alike = inputs.get("frames") == frames.key and canonical_json(about["fields"]) == canonical_json(
-                theirs.fields
-            )
-            if alike and read_about(store("models", inputs["teacher"])).get("step") == "fit-teacher":
-                found.append(committed_shards(folder))
-        return max(found, key=len)
+    @cached_property
+    def frames(self) -> dict[str, Step]:
+        """Per plan."""
+        return {plan: frames_step(self.context, plan) for plan in PLANS}
+
+    @cached_property
+    def opened(self) -> dict[str, Open]:
+        """Per plan."""
+        return {plan: self._open(plan) for plan in PLANS}
+
+    def targets(self, plan: str, teacher: Step) -> Step:
+        """What `teacher` says of a plan's views."""
+        return teacher_steps(self.context, {plan: self.frames[plan].key}, teacher.key)[plan]
 
     def _simulate(self) -> list[Row]:
         recipe = self.recipe
@@ -143,17 +107,17 @@ class Survey:
         return [Row(step, NO_NAME, "to do") for step in steps]
 
     def _growing(self) -> list[Row]:
-        opened = {plan: self._open(plan) for plan in PLANS}
-        frames = {plan: frames_step(self.context, plan) for plan in PLANS}
+        opened, frames = self.opened, self.frames
         rows = [self._manifest()]
         rows += [Row(f"plan {p}", short(plan_step(self.recipe, p)), self._planned(p, opened[p])) for p in PLANS]
         rows += [Row(f"frames {p}", short(frames[p]), self._shards(frames[p], opened[p])) for p in PLANS]
-        for teacher, section in zip(self._given(), self._sections(), strict=True):
+        for teacher, section in zip(self.given, self._sections(), strict=True):
             done = is_done(teacher.folder(self.context.workspace))
             state = "done" if done else f"to do: take {_taken(section)}"
             rows.append(Row(f"{teacher.about['name']} (given)", short(teacher), state))
         for plan in PLANS:
-            for name, step in self._known_targets(plan, frames[plan]).items():
+            for teacher in self.given:
+                name, step = teacher.about["name"], self.targets(plan, teacher)
                 whose = "" if name == OWN else f" {name}"
                 rows.append(Row(f"precompute {plan}{whose}", short(step), self._shards(step, opened[plan])))
         return rows
@@ -207,16 +171,13 @@ class Survey:
         said = f"to do: {left} of {opened.total} shards" if left else f"done: {opened.total} shards"
         return said + quarantine
 
-    def _targets(self, plan: str, frames: Step, teacher: Step) -> Step:
-        return teacher_steps(self.context, {plan: frames.key}, teacher.key)[plan]
-
-    def _behind(self) -> list[Row]:
+    def _behind(self, teachers: Sequence[Answers] | None) -> list[Row]:
         """What depends on content: the rasters' digests, then one step on the other."""
         recipe = self.recipe
         teacher = recipe.teacher
         fitted = [
             Row("fit-teacher", AFTER_LABELS, f"{teacher.model}, {teacher.steps} steps of {teacher.batch_size}"),
-            Row("precompute", AFTER_TEACHER, _targets_line(self.sizes)),
+            Row("precompute", AFTER_TEACHER, _targets_line(recipe, self.sizes, teachers)),
         ]
         rows = [Row("refine-labels", AFTER_FRAMES, _labels_line(recipe)), *(fitted if teacher.fit else [])]
         rows.append(Row("distill", AFTER_TARGETS, _distill_line(recipe)))
@@ -241,10 +202,11 @@ def _taken(section: GivenTeacher) -> str:
     return f"{section.weights} of {section.model}" if section.weights else section.model
 
 
-def _targets_line(sizes: Mapping[str, PlanSize]) -> str:
+def _targets_line(recipe: Recipe, sizes: Mapping[str, PlanSize], teachers: Sequence[Answers] | None) -> str:
+    """Of the recipe's own teacher; the further ones have rows of their own."""
     total = sum(plan.shards_of(plan.videos) for plan in sizes.values())
-    known = [plan.views * plan.targets_bytes for plan in sizes.values() if plan.targets_bytes is not None]
-    return f"{total} shards" + (f", {size(sum(known))} before compression" if known else "")
+    own = [plan.views * coded_bytes(recipe, teachers[0], plan.name) for plan in sizes.values()] if teachers else []
+    return f"{total} shards" + (f", {size(sum(own))} before compression" if own else "")
 
 
 def _labels_line(recipe: Recipe) -> str:

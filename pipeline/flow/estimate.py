@@ -150,7 +150,7 @@ def expected(recipe: Recipe, opened: Sequence[OpenPlan], teachers: Sequence[Mode
         return estimate(recipe, known_capacity(recipe), to_do, probe, None, "frames")
     facts = [read_facts(content(teacher.folder)) for teacher in teachers]
     own = sum(teacher.name == OWN for teacher in teachers)
-    timed = time_teachers(recipe, facts[0]["num_classes"], own=own > 0, further=len(teachers) > own).each
+    timed = time_teachers(recipe, facts[0]["classes"], own=own > 0, further=len(teachers) > own).each
     seconds = [answers.seconds for answers in timed] if timed else [None] * len(facts)
     said = [Answers(f["num_classes"], tuple(f["dims"]), took) for f, took in zip(facts, seconds, strict=True)]
     return estimate(recipe, known_capacity(recipe), to_do, probe, said)

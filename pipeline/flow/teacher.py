@@ -56,8 +56,15 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Ste
 
 def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) -> Step:
     """The step of a fitted teacher."""
-    section, train = context.recipe.teacher, context.recipe.train
-    fields = {
+    inputs = {"labels": labels_key, "train": views.digest("train")}
+    about = {"manifest": videos.key, "name": OWN}
+    return Step("fit-teacher", "models", FIT_VERSION, fit_fields(context.recipe), inputs, about)
+
+
+def fit_fields(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe decides a fitted teacher, beside what it is fitted on."""
+    section, train = recipe.teacher, recipe.train
+    return {
         "network": network_fields(section),
         "steps": section.steps,
         "batch_size": section.batch_size,
@@ -68,8 +75,6 @@ def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) ->
         "dtype": train.dtype,
         "threads": train.threads,
     }
-    inputs = {"labels": labels_key, "train": views.digest("train")}
-    return Step("fit-teacher", "models", FIT_VERSION, fields, inputs, {"manifest": videos.key, "name": "teacher"})
 
 
 def _job(context: Context, videos: Videos, step: Step) -> Any:
@@ -108,7 +113,8 @@ def more_steps(recipe: Recipe) -> list[Step]:
             where = f"precompute.more_teachers[{number}]"
             raise ConfigError(f"{where}.weights must name its weights: further teachers are taken as they are")
         steps.append(_given_step(section, more_name(number), saw_labels=True))
-    keys = [step.key for step in ([] if recipe.teacher.fit else [given_step(recipe)]) + steps]
+    own = [given_step(recipe)] if steps and not recipe.teacher.fit else []
+    keys = [step.key for step in own + steps]
     if len(set(keys)) < len(keys):
         raise ConfigError("precompute.more_teachers names a teacher twice (or the recipe's own): leave one out")
     return steps

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config.networks import GivenTeacher
+from pipeline.config.networks import GivenTeacher, Teacher
 from pipeline.config.recipe import Recipe
 from pipeline.errors import JobError, StagedKDError
 from pipeline.flow.apart import apart
 from pipeline.flow.build import device, network_spec
-from pipeline.flow.dry_sizes import Answers, teacher_classes
+from pipeline.flow.dry_sizes import Answers
 from pipeline.flow.teacher import read_named
 from pipeline.targets.plain import Labels, PlainLabeler
 
@@ -36,8 +36,8 @@ class TeacherTimes:
         return None if self.each is None else sum(answers.seconds or 0.0 for answers in self.each)
 
 
-def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bool = True) -> TeacherTimes:
-    """The recipe's own teacher (of so many classes, where nothing else is said) and precompute.more_teachers."""
+def time_teachers(recipe: Recipe, classes: Sequence[str], *, own: bool = True, further: bool = True) -> TeacherTimes:
+    """The recipe's own teacher (fitted: with these classes) and precompute.more_teachers."""
     sections = [*([recipe.teacher] if own else []), *(recipe.precompute.more_teachers if further else ())]
     try:
         return TeacherTimes(apart(_all_timed, recipe, sections, classes))
@@ -45,11 +45,11 @@ def time_teachers(recipe: Recipe, classes: int, *, own: bool = True, further: bo
         return TeacherTimes(None, str(error).splitlines()[0], error.exit_code == 2)
 
 
-def _all_timed(recipe: Recipe, sections: Sequence[GivenTeacher], classes: int) -> tuple[Answers, ...]:
+def _all_timed(recipe: Recipe, sections: Sequence[GivenTeacher], classes: Sequence[str]) -> tuple[Answers, ...]:
     return tuple(_timed(recipe, section, classes) for section in sections)
 
 
-def _timed(recipe: Recipe, section: GivenTeacher, classes: int) -> Answers:
+def _timed(recipe: Recipe, section: GivenTeacher, classes: Sequence[str]) -> Answers:
     whole = section.labeler or section.model == "exported" or device(recipe.precompute.device) != "cpu"
     slots = recipe.plan.micro_batch if whole else min(CLIPS, recipe.plan.micro_batch)
     labeler, views = _labeler(recipe, section, classes, slots), recipe.views
@@ -61,7 +61,7 @@ def _timed(recipe: Recipe, section: GivenTeacher, classes: int) -> Answers:
     return Answers(given.pop("logits").shape[1], tuple(values.shape[1] for values in given.values()), seconds)
 
 
-def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) -> Labels:
+def _labeler(recipe: Recipe, section: GivenTeacher, classes: Sequence[str], slots: int) -> Labels:
     if section.labeler:
         from pipeline.models.plain import make_plain
 
@@ -75,10 +75,8 @@ def _labeler(recipe: Recipe, section: GivenTeacher, classes: int, slots: int) ->
     where = device(recipe.precompute.device)
     if where == "cuda" and not torch.cuda.is_available():
         raise JobError("there is no such accelerator on this machine")
-    named = read_named(section)
-    if section.weights is None or not is_path(section.weights):
-        named = named or tuple(map(str, range(teacher_classes(section) or classes)))
-        section = section.model_copy(update={"weights": None})
+    fitted = isinstance(section, Teacher) and section.fit
+    spec = network_spec(section, tuple(classes) if fitted else read_named(section))
     torch.set_num_threads(recipe.train.threads)
-    network = build_network(network_spec(section, named), seed=0)
+    network = build_network(spec, seed=0, load=spec.weights is not None and is_path(spec.weights))
     return Labeler(network, slots, where, recipe.precompute.dtype, compiled=recipe.precompute.compile)

@@ -29,15 +29,16 @@ def names() -> tuple[str, ...]:
     return ("compact", "exported", "frame", "huggingface", *sorted(torchvision_video.FAMILIES))
 
 
-def build_network(spec: NetworkSpec, seed: int = 0) -> VideoNetwork:
-    """The network that `spec` describes, initialised from `seed` alone, with its weights loaded where it names any.
+def build_network(spec: NetworkSpec, seed: int = 0, *, load: bool = True) -> VideoNetwork:
+    """The network that `spec` describes, initialised from `seed` alone, with its weights loaded where it names any;
+    with `load` false all is checked and nothing is read or downloaded.
 
     The global random state is left as it was. Raises ConfigError for a spec that cannot be, InputError for weights that
     do not fit.
     """
     with _seeded(seed):
         network = _assemble(spec)
-    if spec.weights:
+    if spec.weights and load:
         load_weights(network, spec.weights, new_head=bool(spec.options.get("new_head")))
     return network
 

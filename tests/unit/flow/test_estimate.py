@@ -10,7 +10,7 @@ from jobs.bench.accelerator import MODEL
 from pipeline.flow import estimate as module
 from pipeline.flow.demands import ANYTHING
 from pipeline.flow.dry_run import describe
-from pipeline.flow.dry_sizes import Answers, ToDo
+from pipeline.flow.dry_sizes import Answers, ToDo, known_answers
 from pipeline.flow.estimate import Estimate, Passes, Probe, estimate, expected, probe_videos
 from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import open_plans
@@ -97,22 +97,60 @@ def test_teachers_are_timed_by_their_answers(root: Path, tmp_path: Path) -> None
     one = context(root, tmp_path, teacher=slow(0.4, fit=False)).recipe
     two = context(root, tmp_path, teacher=slow(0.4, fit=False), precompute={"more_teachers": [slow(0.8)]}).recipe
     for recipe, least in ((one, 0.1), (two, 0.3)):
-        seconds = time_teachers(recipe, 2).seconds
+        seconds = time_teachers(recipe, ["a", "b"]).seconds
         assert seconds is not None
         assert least <= seconds < 4 * least
 
 
 def test_a_network_is_timed_without_its_weights(root: Path, tmp_path: Path) -> None:
     named = {"model": "r3d_18", "weights": "KINETICS400_V1", "fit": False, "transform": {"size": [32, 32]}}
-    timed = time_teachers(context(root, tmp_path, teacher=named, precompute={"device": "cpu"}).recipe, 2)
+    timed = time_teachers(context(root, tmp_path, teacher=named, precompute={"device": "cpu"}).recipe, ["a", "b"])
     assert timed.why == ""
     assert 0 < (timed.seconds or 0) < 60
+
+
+@pytest.mark.parametrize("options", [{}, {"new_head": True}])
+def test_a_teacher_that_starts_from_a_file_is_timed_as_it_will_be_fitted(
+    root: Path, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    import torch
+
+    from pipeline.models.registry import build_network
+    from pipeline.models.spec import NetworkSpec
+
+    shape = {"widths": [4, 8], "strides": [2, 1]}
+    known = tuple("abc") if options else tuple("ab")
+    torch.save(build_network(NetworkSpec("compact", known, options=shape)).body.state_dict(), tmp_path / "w.pt")
+    teacher = {"model": "compact", "fit": True, "weights": str(tmp_path / "w.pt"), "options": shape | options}
+    timed = time_teachers(context(root, tmp_path, teacher=teacher, precompute={"device": "cpu"}).recipe, ["a", "b"])
+    assert timed.why == ""
+    assert timed.each is not None
+    assert (timed.each[0].logits, timed.each[0].channels) == (2, (4, 8))
+
+
+@pytest.mark.parametrize(
+    ("weights", "logits"), [("DEFAULT", 400), ("R3D_18_Weights.KINETICS400_V1", 400), ("KINETICS400_V9", None)]
+)
+def test_names_of_weights_are_looked_up_and_not_downloaded(
+    root: Path, tmp_path: Path, weights: str, logits: int | None
+) -> None:
+    teacher = {"model": "r3d_18", "weights": weights, "fit": False, "transform": {"size": [32, 32]}}
+    recipe = context(root, tmp_path, teacher=teacher, precompute={"device": "cpu"}).recipe
+    timed = time_teachers(recipe, ["a", "b"])
+    assert timed.refused is (logits is None)
+    assert ("KINETICS400_V9" in timed.why) is timed.refused
+    if logits:
+        assert timed.each is not None
+        assert timed.each[0].logits == logits
+        known = known_answers(recipe, 2)
+        assert known is not None
+        assert (known[0].logits, known[0].channels) == (logits, timed.each[0].channels)
 
 
 @pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="here is one")
 def test_without_the_accelerator_it_is_said_why(root: Path, tmp_path: Path) -> None:
     recipe = context(root, tmp_path, teacher={"model": "compact", "fit": True}, precompute={"device": "cuda"}).recipe
-    timed = time_teachers(recipe, 2)
+    timed = time_teachers(recipe, ["a", "b"])
     assert timed.seconds is None
     assert "no such accelerator" in timed.why
 
