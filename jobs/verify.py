@@ -36,7 +36,9 @@ def main(
         found = verify(context, sample=sample, seed=seed)
         _show(found)
         if found.findings:
-            raise JobError(f"{len(found.findings)} findings: the targets are not what the recorded teacher says")
+            raise JobError(
+                f"{len(found.findings)} findings (above): not all is known to be what the recorded teachers say"
+            )
         return found.folders[0].parent
 
     start(recipe, sets, False, print_config, work)

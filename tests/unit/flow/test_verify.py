@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -339,6 +340,37 @@ def test_on_other_hardware_values_are_compared_within_tolerance(made: tuple[Cont
     assert [(each.clip, each.view) for each in found.findings] == [key(before, 1)]
     assert "logits is off by 0.5" in found.findings[0].what
     assert found.checked["compared within tolerance"] > 0
+
+
+def test_a_teacher_that_cannot_answer_is_named_and_the_rest_is_checked(
+    root: Path, made: tuple[Context, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module is not on this machine's path; another teacher's targets are recomputed all the same."""
+    own = tmp_path / "modules"
+    own.mkdir()
+    shutil.copy(Path(__file__).with_name("plain_teacher.py"), own / "gone_teacher.py")
+    opened = made[0]
+    alone = verify(opened, sample=1000).checked
+    other = {"model": "gone_teacher:build", "labeler": True, "fit": False, "options": {"classes": 4}}
+    with monkeypatch.context() as path:
+        path.syspath_prepend(str(own))
+        precompute(context(root, opened.workspace.root, teacher=other))
+        assert verify(opened, sample=1000).findings == []
+    monkeypatch.delitem(sys.modules, "gone_teacher")
+    found = verify(opened, sample=1000)
+    assert [finding.shard.split()[2] for finding in found.findings] == ["teacher", "teacher"]
+    assert all("gone_teacher" in str(finding) and "not recomputed" in str(finding) for finding in found.findings)
+    assert found.checked["keys"] == 2 * alone["keys"]
+    assert found.checked["views recomputed"] == alone["views recomputed"]
+
+
+def test_a_teacher_that_is_not_there_any_more_is_named(made: tuple[Context, Path]) -> None:
+    opened, folder = made
+    teacher = json.loads((folder / "about.json").read_text())["inputs"]["teacher"]
+    shutil.rmtree(opened.workspace.store("models", teacher))
+    found = verify(opened, sample=1000)
+    assert len(found.findings) == 2
+    assert all("is not there any more" in str(finding) for finding in found.findings)
 
 
 def test_nothing_precomputed_is_said(root: Path, tmp_path: Path) -> None:
