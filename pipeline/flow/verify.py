@@ -123,8 +123,8 @@ def _shards(stored: Stored, facts: Facts | None, found: Verified) -> dict[str, p
 
 
 def _stale(stored: Stored, shard: str, marker: Marker, facts: Facts | None) -> Iterator[Finding]:
-    made, now = marker.facts.get("teacher"), str(facts["digest"]) if facts else ""
-    if facts and made and made != [now]:
+    made, now = marker.facts.get("teacher"), facts and facts["digest"]
+    if made and now and made != [now]:
         names = " and ".join(digest[:12] for digest in made)
         yield Finding(stored.name(shard), f"made by the teacher {names}, the one that lies under its key is {now[:12]}")
 

@@ -21,6 +21,7 @@ from tests.support.videos import textured_frame, write_video
 from tests.unit.flow import small
 
 PLAIN = "tests.unit.flow.plain_teacher:build"
+SHARD = "shard-00000000"  # the first of each plan
 
 
 def videos(root: Path, classes: int = 2, each: int = 3) -> Path:

@@ -20,7 +20,7 @@ from pipeline.flow.step import Step
 from pipeline.flow.step import describe as about
 from pipeline.flow.targets import teacher_steps
 from pipeline.flow.teacher import fit_fields
-from tests.unit.flow.precomputed import PLAIN, context, precompute, videos
+from tests.unit.flow.precomputed import PLAIN, context, precompute
 
 # Six videos: a train plan of three (6 views, one shard), an eval plan of six (6 views, one shard).
 WHOLE = {"train": ToDo(3, 6, 6, (6,)), "eval": ToDo(6, 6, 6, (6,))}
@@ -29,19 +29,6 @@ NONE = {"train": ToDo(0, 0, 0, (0,)), "eval": ToDo(0, 0, 0, (0,))}
 FITTED = {"teacher": {"model": "compact", "options": {"widths": [4, 8]}, "fit": True, "steps": 10}}
 HEDGE = "(with the fitted teacher as it is; another one labels all views anew)"
 OTHER = {"model": PLAIN, "labeler": True, "options": {"classes": 5}}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return videos(tmp_path_factory.mktemp("videos"))
-
-
-@pytest.fixture(scope="module")
-def honest(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with everything precomputed; nobody writes to it."""
-    workspace = tmp_path_factory.mktemp("honest")
-    precompute(context(root, workspace))
-    return workspace
 
 
 def to_do(root: Path, workspace: Path, *sets: str, **sections: Any) -> dict[str, ToDo]:

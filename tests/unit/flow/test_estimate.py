@@ -18,7 +18,7 @@ from pipeline.flow.teacher import given_teachers
 from pipeline.flow.teacher_times import time_teachers
 from pipeline.on_ray.capacity import Capacity
 from tests.unit.flow import small
-from tests.unit.flow.precomputed import PLAIN, context, videos
+from tests.unit.flow.precomputed import PLAIN, context
 
 PROBE = Probe({"train": 3.0, "eval": 1.0}, 1000.0, 8, 0)
 
@@ -26,11 +26,6 @@ PROBE = Probe({"train": 3.0, "eval": 1.0}, 1000.0, 8, 0)
 def slow(seconds: float, **fields: object) -> dict[str, object]:
     """A labeler that takes so long for a micro-batch (of 4 clips here)."""
     return {"model": MODEL, "labeler": True, "options": {"seconds": seconds}, **fields}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return videos(tmp_path_factory.mktemp("videos"))
 
 
 def worked_out(
