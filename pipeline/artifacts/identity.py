@@ -6,8 +6,9 @@ Nothing here uses Python's salted hash(), the clock or the machine: the same val
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,19 @@ def _source_file(module: str, reference: str) -> Path:
     for depth in range(1, module.count(".") + 2):
         name = ".".join(module.split(".")[:depth])
         # By its last name: a folder without __init__.py is looked up by its parent's entry among the imported modules.
-        spec = PathFinder.find_spec(name.rpartition(".")[2], search)
+        spec = _outermost(name) if depth == 1 else PathFinder.find_spec(name.rpartition(".")[2], search)
         if spec is None:
             raise InputError(f"{reference!r}: no module {name!r} on the Python path; install it or set PYTHONPATH")
         search = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
     if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
         raise InputError(f"{reference!r}: module {module!r} has no Python source file to identify it by")
     return Path(str(spec.origin))
+
+
+def _outermost(name: str) -> ModuleSpec | None:
+    """By every finder: that of an editable install knows what is not on the path."""
+    found = (finder.find_spec(name, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next((spec for spec in found if spec is not None), None)
 
 
 def _differences(path: str, a: Any, b: Any) -> list[str]:

@@ -1,4 +1,5 @@
 import sys
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,28 @@ def test_source_digest_reads_the_file_and_imports_nothing(tmp_path: Path, monkey
     (package / "nets.py").write_text("def build(): ...\n")
     assert source_digest("their_package.nets:build") != first
     assert "their_package" not in sys.modules
+
+
+def test_source_digest_finds_what_is_installed_in_editable_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a package is not on the path: a finder of the installer knows where it lies."""
+    package = tmp_path / "edited_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text("def build(): ...\n")
+
+    class Editable:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            known = name == package.name
+            return spec_from_file_location(name, package / "__init__.py") if known else None
+
+    with pytest.raises(InputError, match="no module 'edited_package'"):
+        source_digest("edited_package.nets:build")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Editable])
+    assert source_digest("edited_package.nets:build") == file_digest(package / "nets.py")
+    assert "edited_package" not in sys.modules
 
 
 def test_source_digest_names_what_is_missing() -> None:
