@@ -50,7 +50,7 @@ def throughput(
 ) -> None:
     """Decode-only, teacher-only, a plain loop in every worker and precompute itself, so that a drift of the machine
     cancels: on shared cores all four of them in turns of `turn` seconds, the others paused; with a device of its own,
-    which cannot be paused, one after the other.
+    which cannot be paused, one after the other. The figure of a setting is the mean of its rounds.
 
     Each naive and pipeline run lasts at least `seconds` of its own at the bound's rate, with a device each decode-only
     and teacher-only one `segment`; `rounds` of all four. `--set` changes the pipeline's recipe.

@@ -3,6 +3,10 @@
 Kinds: driver; scan and plans (a process of its own in the first seconds); decode actor (a process that has a decode
 child); decode child; teacher actor (another worker of Ray); ray (raylet, control store, dashboard, idle workers).
 Shared memory (the object store) is counted apart.
+
+Two measures of memory. A process's own: a page that n processes map counts one n-th, so that sums over processes are
+right; but it moves as others come and go. Its most: the kernel's high-water mark, which no reading can miss and which
+no other process moves; whether one process grows is told by that.
 """
 
 import os
@@ -33,12 +37,13 @@ class Process:
 @dataclass(frozen=True)
 class Reading:
     """`second` on the clock of time.time(); bytes that belong to the process alone (its part of shared code included),
-    and its part of shared memory."""
+    its part of shared memory, and the most that it ever held (with whole shared pages)."""
 
     second: float
     cpu: float
     own: int
     shared: int
+    most: int
 
 
 def process(pid: int) -> Process | None:
@@ -69,15 +74,12 @@ def tree(root: int) -> dict[int, Process]:
     return kept
 
 
-def memory(pid: int) -> tuple[int, int]:
-    """Bytes of own and of shared memory, each page divided by the number of processes that map it; 0, 0 once ended."""
-    try:
-        lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return 0, 0
-    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+def memory(pid: int) -> tuple[int, int, int]:
+    """Bytes of own and of shared memory, each page divided by the number of processes that map it, and the high-water
+    mark of resident memory; zeros once ended."""
+    sizes = _sizes(pid, "smaps_rollup") | _sizes(pid, "status")
     shared = sizes.get("Pss_Shmem", 0)
-    return sizes.get("Pss", 0) - shared, shared
+    return sizes.get("Pss", 0) - shared, shared, sizes.get("VmHWM", 0)
 
 
 def boot_time() -> float:
@@ -137,6 +139,13 @@ class Sampler:
                     peaks[kinds[pid]] = max(peaks[kinds[pid]], reading.own)
         return dict(peaks) | ({STORE: max(store.values()), WHOLE: max(whole.values())} if store else {})
 
+    def most(self) -> dict[str, int]:
+        """Largest high-water mark in bytes of any one process of each kind."""
+        kinds, most = self.kinds(), defaultdict[str, int](int)
+        for pid, readings in self.readings.items():
+            most[kinds[pid]] = max(most[kinds[pid]], *(reading.most for reading in readings))
+        return dict(most)
+
     def _loop(self) -> None:
         while not self._ended.wait(self.every):
             now = time.time()
@@ -144,12 +153,21 @@ class Sampler:
                 known = self.seen.get(pid)
                 if known is None or not _idle(found.command):  # Ray names its workers as they get work
                     self.seen[pid] = found
-                own, shared = memory(pid) if self.with_memory else (0, 0)
-                self.readings[pid].append(Reading(now, found.cpu, own, shared))
+                held = memory(pid) if self.with_memory else (0, 0, 0)
+                self.readings[pid].append(Reading(now, found.cpu, *held))
 
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir(PROC) if name.isdigit()]
+
+
+def _sizes(pid: int, name: str) -> dict[str, int]:
+    """The lines of a file of /proc that end in kB, in bytes; none once the process has ended."""
+    try:
+        lines = (PROC / str(pid) / name).read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    return {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
 
 
 def _idle(command: str) -> bool:

@@ -128,3 +128,8 @@ def slots_for(seconds: float, rate_per_process: float, least: int) -> int:
 def growth(small: Mapping[str, float], large: Mapping[str, float]) -> dict[str, float]:
     """By how many percent each kind of process is larger in `large` than in `small`, for kinds that both have."""
     return {kind: 100.0 * (large[kind] / small[kind] - 1.0) for kind in small if kind in large and small[kind] > 0}
+
+
+def least(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The smallest of each kind, for kinds that all runs have."""
+    return {kind: min(run[kind] for run in runs) for kind in runs[0] if all(kind in run for run in runs)}

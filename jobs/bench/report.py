@@ -67,9 +67,12 @@ def _setting_text(setting: Mapping[str, Any]) -> str:
     first = table(("arm", "processes", "clips/s", "each run", "CPU s a clip"), rows)
     names = ("bound", "pipeline_by_bound", "naive_by_bound", "pipeline_by_naive", "reached")
     rounds = [[number, *(ratio[name] for name in names)] for number, ratio in enumerate(setting["ratios"], start=1)]
-    means = ["mean", *(statistics.fmean(ratio[name] for ratio in setting["ratios"]) for name in names)]
+    values = [[ratio[name] for ratio in setting["ratios"]] for name in names]
+    means = [["mean", *map(statistics.fmean, values)]]
+    if len(setting["ratios"]) > 1:
+        means.append(["standard error", *(statistics.stdev(each) / len(each) ** 0.5 for each in values)])
     head = ("round", "bound, clips/s", "pipeline ÷ bound", "naive ÷ bound", "pipeline ÷ naive", "of bound ÷ naive")
-    second = table(head, [*rounds, means])
+    second = table(head, [*rounds, *means])
     others = [
         [
             number,

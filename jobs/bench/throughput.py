@@ -34,6 +34,7 @@ from pipeline.errors import JobError
 from pipeline.flow.teacher_stage import TeacherJob
 
 MICRO_BATCH_SECONDS = 2.0
+ALONE = 0.5  # of a turn for decoding alone and the teacher alone: their rates are steadier than what is compared
 Found = dict[str, Any]  # what was measured in a setting, as the JSON file has it
 
 
@@ -183,8 +184,9 @@ def measure(setting: Setting, rounds: int, seconds: float, segment: float, split
 
 
 def measure_in_turns(setting: Setting, rounds: int, seconds: float, turn: float, splits: dict[str, Split]) -> Found:
-    """The same for arms that all need the same cores: in each round all four of them in turns of `turn` seconds, until
-    the naive workers and the pipeline are through the plan, in `seconds` of their own time at the bound's rate."""
+    """The same for arms that all need the same cores: in each round all four of them in turns of `turn` seconds (the
+    stages alone: half of that), until the naive workers and the pipeline are through the plan, in `seconds` of their
+    own time at the bound's rate."""
     rate = setting.bound(splits["decode"].rate, splits["teacher"].rate)
     clips = clips_for(seconds, rate, setting.load.shard_views * CORES)
     recipe = setting.recipe("timed", clips)
@@ -211,7 +213,7 @@ def _side_by_side(
         for arm, job in everyone.items():
             hosted = arm == "naive" and setting.naive == "actors"
             crews[arm] = stack.enter_context(Crew(job, processes[arm], hosted=hosted))
-            turns.add(arm, *crews[arm].pids)
+            turns.add(arm, *crews[arm].pids, part=1.0 if arm == "naive" else ALONE)
         patient = replace(setting, sets=(*setting.sets, f"precompute.deadline={PATIENT}"))
         active = partial(turns.active, "pipeline")
         pipeline = stack.enter_context(ThreadPoolExecutor(1)).submit(

@@ -26,17 +26,18 @@ def resume(root: int) -> None:
 
 
 class Turns:
-    """Turns of `seconds` each. An arm may have several trees (workers without a common parent)."""
+    """Turns of `seconds` each, or a part of that. An arm may have several trees (workers without a common parent)."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._parts: dict[str, float] = {}
         self._roots: dict[str, list[int]] = {}
         self._had: dict[str, list[tuple[float, float]]] = {}
         self._now: tuple[str, float] | None = None
 
-    def add(self, arm: str, *roots: int) -> None:
-        """Pause the arm until its first turn."""
-        self._roots[arm], self._had[arm] = list(roots), []
+    def add(self, arm: str, *roots: int, part: float = 1.0) -> None:
+        """Pause the arm until its first turn; it has `part` of a turn each time."""
+        self._roots[arm], self._had[arm], self._parts[arm] = list(roots), [], part
         for root in roots:
             pause(root)
 
@@ -46,7 +47,7 @@ class Turns:
             for arm in self._roots:
                 if going(arm) and any(map(going, awaited)):
                     with self.turn(arm):
-                        until = time.monotonic() + self.seconds
+                        until = time.monotonic() + self.seconds * self._parts[arm]
                         while going(arm) and (left := until - time.monotonic()) > 0:
                             time.sleep(min(0.1, left))
 

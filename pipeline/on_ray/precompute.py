@@ -29,7 +29,7 @@ from pipeline.on_ray.alone import alone
 from pipeline.on_ray.capacity import READ_CPUS, Demand
 from pipeline.on_ray.forget import forget_block_statistics
 from pipeline.on_ray.source import MicroBatches
-from pipeline.on_ray.unhurried import do_not_hurry
+from pipeline.on_ray.unhurried import do_not_hurry, unhurried_reader
 
 Stage = Callable[[Mapping[str, Any]], dict[str, Any]]
 # A micro-batch whose actor died so often is taken for the cause: Ray itself would go on for ever.
@@ -91,7 +91,7 @@ def stream(
     """
     source = MicroBatches(shards, open_shards, pools.enough, PREFETCHED)
     try:
-        with alone(), source.gate(_configured(pools)):
+        with alone(), unhurried_reader(), source.gate(_configured(pools)):
             for batch in _graph(source, frames, teacher, pools).iter_batches(
                 batch_size=1, batch_format="numpy", prefetch_batches=PREFETCHED
             ):

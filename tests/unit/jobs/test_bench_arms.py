@@ -159,8 +159,22 @@ subprocess.run([sys.executable, '-c', {child!r}, 'pipeline.video.child'])"""
     assert STORE in peaks
     assert peaks[WHOLE] >= peaks["decode child"]
     assert sampler.peaks(begin=time.time() + 10) == {}
+    most = sampler.most()
+    assert most["decode child"] > 60 << 20 > most["driver"]
+    assert all(most[kind] >= peaks[kind] for kind in most)  # whole pages, and nothing missed
     assert process(started.pid) is None
-    assert memory(started.pid) == (0, 0)
+    assert memory(started.pid) == (0, 0, 0)
+
+
+def test_a_peak_that_is_over_still_counts() -> None:
+    line = "held = bytearray(60 << 20); del held; print('up', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", line], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "up\n"
+        own, _, most = memory(started.pid)
+        started.kill()
+    assert own < 30 << 20
+    assert most > 60 << 20
 
 
 def test_jobs_survive_the_way_to_a_worker(load: Workload) -> None:

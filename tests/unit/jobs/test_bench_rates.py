@@ -10,6 +10,7 @@ from jobs.bench.rates import (
     crew_rate,
     decoders_beside,
     growth,
+    least,
     ratios,
     separate_bound,
     shared_bound,
@@ -92,3 +93,7 @@ def test_decoders_beside_teachers_are_the_share_of_the_cores_that_decoding_needs
     assert decoders_beside(a=10.0, b=10.0, cores=16) == 8
     assert decoders_beside(a=4.0, b=12.0, cores=16) == 12
     assert decoders_beside(a=1000.0, b=1.0, cores=2) == 1
+
+
+def test_the_least_of_several_runs_is_of_kinds_that_all_have() -> None:
+    assert least([{"driver": 3.0, "ray": 1.0}, {"driver": 2.0}, {"ray": 2.0, "driver": 4.0}]) == {"driver": 2.0}

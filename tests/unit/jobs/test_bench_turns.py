@@ -96,3 +96,12 @@ def test_an_arm_that_has_ended_gets_no_turn_and_only_the_awaited_keep_it_going()
     assert had["short"] == 1
     assert had["long"] == 3
     assert had["background"] <= 3
+
+
+def test_an_arm_may_have_a_part_of_each_turn() -> None:
+    turns, until = Turns(0.2), time.time() + 2.0
+    turns.add("whole")
+    turns.add("half", part=0.5)
+    turns.run(lambda arm: time.time() < until, ("whole", "half"))
+    whole, half = (turns.active(arm, 0.0, float("inf")) for arm in ("whole", "half"))
+    assert 0.35 < half / whole < 0.65

@@ -1,11 +1,14 @@
 """How long the driver pauses between two looks for finished work; the clock is made up."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 from ray.data import DataContext
+from ray.data._internal.execution import streaming_executor_state
 
-from pipeline.on_ray.unhurried import LONGEST, Unhurried, do_not_hurry
+from pipeline.on_ray.unhurried import LONGEST, LOOK, Unhurried, do_not_hurry, unhurried_reader
 
 
 def after(every: float, tasks: int = 100) -> float:
@@ -60,3 +63,36 @@ def test_it_is_registered_once() -> None:
     do_not_hurry(context)
     do_not_hurry(context)
     assert context.custom_execution_callback_classes.count(Unhurried) == 1
+
+
+class Empty:
+    """In the place of an operator's state whose queue stays empty for three looks."""
+
+    _exception, _finished, _num_waiting_consumers = None, False, 0
+
+    def __init__(self) -> None:
+        self._waiting_consumers_lock = threading.Lock()
+        self.looks = 0
+        self.output_queue = self
+
+    def pop(self, _: object) -> None:
+        self.looks += 1
+        self._finished = self.looks == 3
+
+    def has_next(self, _: object) -> bool:
+        return False
+
+
+def test_who_reads_looks_ten_times_a_second_as_long_as_a_graph_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own loop, which looks a hundred times."""
+    slept: list[float] = []
+    monkeypatch.setattr("pipeline.on_ray.unhurried.time.sleep", slept.append)
+    read = streaming_executor_state.OpState.get_output_blocking
+    with unhurried_reader():
+        assert streaming_executor_state.time.monotonic() <= time.monotonic()  # anything else is as it was
+        with pytest.raises(StopIteration):
+            read(Empty(), None)  # type: ignore[arg-type]
+    assert slept == [LOOK] * 3
+    with pytest.raises(StopIteration):
+        read(Empty(), None)  # type: ignore[arg-type]
+    assert max(slept[3:]) < LOOK
