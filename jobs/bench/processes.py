@@ -5,8 +5,8 @@ child); decode child; teacher actor (another worker of Ray); ray (raylet, contro
 Shared memory (the object store) is counted apart.
 
 Two measures of memory. A process's own: a page that n processes map counts one n-th, so that sums over processes are
-right; but it moves as others come and go. Its most: the kernel's high-water mark, which no reading can miss and which
-no other process moves; whether one process grows is told by that.
+right; but it moves as others come and go. Its most: the kernel's high-water mark, which no other process moves and of
+which only what comes after a process's last reading is missed; whether one process grows is told by that.
 """
 
 import os

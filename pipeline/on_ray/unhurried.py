@@ -4,7 +4,7 @@ Ray Data 2.60 runs through its whole scheduling loop ten times a second even whe
 percent of a slow core for ever. Between two looks this pauses for most of the time that usually goes by between two
 finished tasks. An actor has a second task waiting, so that none is idle for it, not even a single one; where tasks
 finish all the time, there is no pause to speak of. Whoever reads the rows looks a hundred times a second while there
-are none: half a percent of two cores.
+are none: some 8 ms of a processor in every second.
 """
 
 import contextlib
