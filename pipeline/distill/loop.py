@@ -91,6 +91,7 @@ def _run(
 ) -> dict[str, float]:
     job = training.job
     part = {"batch_size": job.batch_size, "rank": training.rank, "world": training.world, "seed": job.seed}
+    part["labelled_share"] = job.labelled_share
     for phase in training.phases:
         if phase.stop <= training.step:
             continue

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.artifacts.identity import integer
 from pipeline.distill import distributed
 from pipeline.distill.cascade import kept_sources
-from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData
+from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData, labelled_rows
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
 from pipeline.distill.optimiser import build_optimiser, rate, set_rate
 from pipeline.distill.phases import Phase, plan_phases
@@ -43,6 +43,9 @@ class Training:
         self.phases = plan_phases(job.schedule, job.steps, job.share, self.network.substages, job.objective)
         self.step = 0
         self._sources = len(data.source_dims)
+        self._drawn = None
+        if job.labelled_share is not None:
+            self._drawn = labelled_rows(job.labelled_share, job.batch_size) // world
         self._learnable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._entered: Phase | None = None
         self._model: nn.Module = self.network
@@ -68,7 +71,7 @@ class Training:
         """One optimiser step on this rank's part of a global batch. JobError where a term is not finite."""
         job, step = self.job, self.step
         self._seed_step()
-        loss = self._forward(_on_device(batch, self.device), phase)
+        loss = self._forward(_on_device(batch, self.device, self._drawn), phase)
         self._check_finite(loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -116,7 +119,7 @@ class Training:
             output = self._model(batch.frames, upto=upto)
         _check_classes(output.logits, batch)
         kept = (0,) * self._sources
-        if self._sources > 1:
+        if self._sources > 1 and job.source_weights is None:
             kept = kept_sources(self._sources, dropout=job.source_dropout, seed=job.seed, step=self.step)
         return self.loss(output.logits, output.features, batch, phase, self.step, kept)
 
@@ -168,7 +171,9 @@ def _network(job: Job, world: int, device: torch.device) -> VideoNetwork:
 
 def _loss(job: Job, data: TrainingData, network: VideoNetwork) -> DistillationLoss:
     dims = data.source_dims
-    if job.wiring == "chain" and len(dims) > 1:
+    if job.source_weights is not None and len(job.source_weights) != len(dims):
+        raise ConfigError(f"job {job.name!r} has {len(dims)} sources and {len(job.source_weights)} weights for them")
+    if job.wiring == "chain" and len(dims) > 1 and job.source_weights is None:
         raise ConfigError(f"job {job.name!r} has {len(dims)} sources, but wiring chain has one; set wiring: dense")
     return DistillationLoss(
         job.objective,
@@ -178,10 +183,12 @@ def _loss(job: Job, data: TrainingData, network: VideoNetwork) -> DistillationLo
         statistics=data.statistics,
         mean_weight=data.mean_weight,
         seed=job.seed,
+        half_precision=bool(dims) and data.half_precision[-1],
+        source_weights=job.source_weights,
     )
 
 
-def _on_device(batch: Batch, device: torch.device) -> TensorBatch:
+def _on_device(batch: Batch, device: torch.device, drawn: int | None) -> TensorBatch:
     def put(values: Any) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
@@ -192,7 +199,7 @@ def _on_device(batch: Batch, device: torch.device) -> TensorBatch:
         return TopKLogits(**columns, temperatures=logits.temperatures, classes=logits.classes)
 
     sources = [(known(logits), [put(feature) for feature in features]) for logits, features in batch.sources]
-    return TensorBatch(put(batch.frames), put(batch.q), put(batch.weight), sources)
+    return TensorBatch(put(batch.frames), put(batch.q), put(batch.weight), sources, drawn)
 
 
 def _check_classes(logits: Tensor | None, batch: TensorBatch) -> None:
