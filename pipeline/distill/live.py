@@ -56,8 +56,9 @@ class LiveTeacher:
         labelled_share: float | None = None,
     ) -> Iterator[Batch]:
         """The batches of `data`, each labelled as it comes."""
-        part = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed, "labelled_share": labelled_share}
-        for batch in self._data.batches(start, stop, **part):
+        for batch in self._data.batches(
+            start, stop, batch_size=batch_size, rank=rank, world=world, seed=seed, labelled_share=labelled_share
+        ):
             yield replace(batch, sources=[*batch.sources, self._answer(batch.frames)])
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.artifacts.order import steps_per_epoch
 from pipeline.distill import distributed
@@ -90,8 +90,8 @@ def _run(
     metrics: dict[str, float],
 ) -> dict[str, float]:
     job = training.job
-    part = {"batch_size": job.batch_size, "rank": training.rank, "world": training.world, "seed": job.seed}
-    part["labelled_share"] = job.labelled_share
+    part: dict[str, Any] = {"batch_size": job.batch_size, "rank": training.rank, "world": training.world}
+    part |= {"seed": job.seed, "labelled_share": job.labelled_share}
     for phase in training.phases:
         if phase.stop <= training.step:
             continue

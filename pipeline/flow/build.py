@@ -19,6 +19,7 @@ OBJECTIVE = (
     "method",
     "temperature",
     "standardize",
+    "lambda_ce",
     "lambda_kd",
     "lambda_corr",
     "lambda_comb",
@@ -96,7 +97,7 @@ def _refuse_ragged(recipe: Recipe) -> None:
 
 def _refuse_upscaling(recipe: Recipe) -> None:
     raster, labeller = recipe.views.size, recipe.labels.labeller
-    networks = {"teacher": recipe.teacher, "assistants": recipe.assistants, "student": recipe.student}
+    networks = {"teacher": recipe.teacher, "assistants": recipe.assistant_network, "student": recipe.student}
     for name, network in {**networks, "labels.labeller": labeller}.items():
         wanted = network.transform.size if network is not None else None
         if wanted and (wanted[0] > raster[0] or wanted[1] > raster[1]) and not recipe.views.allow_upscale:
@@ -172,13 +173,16 @@ def optimiser(section: Optimiser) -> Any:
     return spec.Optimiser(**section.model_dump())
 
 
-def objective(recipe: Recipe, **changes: Any) -> Any:
-    """The objective of the recipe's `distill` section, with changes."""
+def objective(recipe: Recipe, classes: int, **changes: Any) -> Any:
+    """The objective of the recipe's `distill` section, with changes.
+
+    Two standardised logits are ±1/√2 whatever the teacher says: with two classes KD is plain, for student and controls.
+    """
     from pipeline.distill.spec import Objective
 
     section = recipe.distill
-    base = Objective(**{name: getattr(section, name) for name in OBJECTIVE})
-    return replace(base, **changes)
+    found = replace(Objective(**{name: getattr(section, name) for name in OBJECTIVE}), **changes)
+    return replace(found, standardize=found.standardize and classes > 2)
 
 
 def device(wanted: str) -> str:

@@ -25,7 +25,7 @@ METRICS = "metrics.json"
 def evaluate(context: Context, videos: Videos, views: Views, plan: CascadePlan) -> Path:
     """The evaluation artefact: metrics.json with one entry per network and the paired comparisons of the student."""
     section = context.recipe.evaluate
-    networks = [*plan.networks, *plan.controls]
+    networks = [*plan.networks, *plan.controls]  # TODO replicates
     inputs = {
         "manifest": videos.label_digest(["val", "test"]),
         "groups": digest([videos.groups[row] for row in videos.of("val", "test")]),

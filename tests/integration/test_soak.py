@@ -46,7 +46,7 @@ def test_killed_at_every_station_the_way_ends_with_the_same_student(main: Main, 
 
 
 def test_two_workers_of_a_group_train_the_student_of_one(main: Main, tmp_path: Path) -> None:
-    group_norm = {"student.options.norm": "group", "cascade.K": 0, "distill.room": "false"}
+    group_norm = {"student.options.norm": "group", "cascade.K": 0, "distill.controls.cross_entropy": "[1]"}
     students = []
     for workers in (1, 2):
         sets = main.sets(**{**group_norm, "workspace": tmp_path / str(workers), "train.num_workers": workers})
