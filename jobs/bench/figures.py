@@ -59,7 +59,7 @@ def block(facts: dict[str, Any]) -> str:
     head = [
         "![Accuracy against cost of the demo's networks](jobs/bench/demo.png)",
         "",
-        f"| demo ({day}), top-1 on {facts['split']}{spread} | top-1 | 95 % interval | parameters | MFLOPs a clip | steps |",
+        f"| {day}, {facts['split']} videos{spread} | top-1 | 95 % interval | parameters | MFLOPs a clip | steps |",
         "|---|---|---|---|---|---|",
     ]
     rows = [_row(row) for row in facts["networks"]]

@@ -93,7 +93,13 @@ class Teacher(GivenTeacher):
 
 
 class Train(Section):
-    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers."""
+    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers.
+
+    `select`: which step's network is the result. `best` is the one with the highest accuracy on validation, judged
+    every `validate_every` steps (null: a twentieth of all) with batch-norm statistics taken anew; after `patience` such
+    looks without a better one the training ends. `auto` is `best` where at least 30 labelled videos validate. A
+    comparison of methods by protocol takes `last`.
+    """
 
     steps: int = Field(700, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -101,6 +107,9 @@ class Train(Section):
         None, gt=0, lt=1, description="share of each batch drawn from the labelled clips; null: clips as they come"
     )
     optimiser: Optimiser = Optimiser(lr=4e-2)
+    select: Literal["auto", "last", "best"] = "auto"
+    validate_every: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
     seed: int = 0
     replicates: int = Field(1, ge=1, description="train student and controls with so many seeds: seed, seed + 1, …")
     threads: int = Field(1, ge=1)

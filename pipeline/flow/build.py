@@ -164,7 +164,7 @@ def network_spec(network: Network, classes: tuple[str, ...]) -> Any:
 
 
 def weights_path(named: str) -> Path:
-    """Where named weights lie: of an artefact's folder (as `fit-teacher` and `distill` print it) its finished attempt."""
+    """Where named weights lie: of an artefact's folder (as `fit-teacher` prints it) its finished attempt."""
     path = Path(named)
     return content(path) if path.is_dir() and is_done(path) else path
 
