@@ -30,7 +30,10 @@ ALONE, ALONE_DOUBLE = "cross-entropy", "cross-entropy, 2× steps"
 
 @dataclass(frozen=True)
 class Trained:
-    """One network of the cascade with what it was trained on and where its targets are."""
+    """One network of the cascade with what it was trained on and where its targets are.
+
+    `replicate` r ≥ 1: the same as its namesake of replicate 0, trained with another seed.
+    """
 
     name: str
     role: str
@@ -38,6 +41,7 @@ class Trained:
     steps: int
     targets: Targets
     spec: NetworkSpec | None = None
+    replicate: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class CascadePlan:
     tasks: list[Task]
     networks: list[Trained]
     controls: list[Trained]
+    replicates: list[Trained] = dataclasses.field(default_factory=list)
 
     @property
     def student(self) -> Trained:
