@@ -37,8 +37,11 @@ def summarise(context: Context, way: "Way", folder: Path, exported: Path, second
         "keys": context.keys,
         "export": _shown(exported, context.workspace.root),
         "networks": [_row(entry) for entry in metrics["networks"]],
+        "comparisons": metrics["comparisons"],
         "room": metrics["room"],
+        "majority": metrics["majority"],
         "split": metrics["split"],
+        "selected": metrics["selected"],
         "sample": _sample(way),
     }
     replace(folder / "recipe.yaml", recipe_yaml(context.recipe).encode())
@@ -52,17 +55,50 @@ def _shown(path: Path, root: Path) -> str:
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     metrics, cost = entry["metrics"], entry["cost"]
-    interval = metrics["top1_interval"]
+    interval, train = metrics["top1_interval"], entry["train"] or {}
     return {
         "name": entry["name"],
         "role": entry["role"],
         "top1": metrics["top1"],
         "low": interval["low"],
         "high": interval["high"],
+        "interval": interval["method"],
+        "sd": entry["sd"],
+        "replicates": [one["top1"] for one in entry["replicates"]],
+        "train_top1": train.get("top1"),
+        "train_interval": train.get("top1_interval"),
+        "train_videos": train.get("videos"),
         "params": cost["params"],
         "flops": cost["flops"],
         "steps": entry["steps"],
     }
+
+
+def figures(entry: dict[str, Any]) -> dict[str, float]:
+    """One network's figures by MLflow name, those that there are."""
+    metrics, train, name = entry["metrics"], entry["train"] or {}, plain(entry["name"])
+    interval = metrics["top1_interval"]
+    found = {
+        "top1": metrics["top1"],
+        "top1_low": interval["low"],
+        "top1_high": interval["high"],
+        "top1_sd": entry["sd"],
+        "train_top1": train.get("top1"),
+        "nll": metrics["nll"],
+    }
+    return {f"{name}/{key}": value for key, value in found.items() if value is not None}
+
+
+def differences(item: dict[str, Any]) -> dict[str, float]:
+    """A paired difference and its bounds by MLflow name."""
+    name = f"{plain(item['first'])}-minus-{plain(item['second'])}"
+    keys = ("difference", "low", "high")
+    return {f"{name}/{key}": item[key] for key in keys if item[key] is not None}
+
+
+def plain(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w.-]+", "-", name.replace("×", "x"), flags=re.ASCII)
 
 
 def _sample(way: "Way") -> str:
@@ -81,9 +117,14 @@ def track(context: Context, way: "Way", exported: Path) -> None:
     from pipeline.flow.step import content
 
     tracker, run_id = context.track(), context.parent_run
-    for entry in read_metrics(way.evaluation)["networks"]:
-        name = re.sub(r"[^\w.-]+", "-", entry["name"].replace("×", "x"), flags=re.ASCII)
-        tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
+    metrics = read_metrics(way.evaluation)
+    for entry in metrics["networks"]:
+        tracker.log(run_id, figures(entry))
+    for item in metrics["comparisons"]:
+        tracker.log(run_id, differences(item))
+    tracker.tags(
+        run_id, {f"{plain(i['first'])} against {plain(i['second'])}": i["word"] for i in metrics["comparisons"]}
+    )
     tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
     files = content(exported)
     tracker.artefact(run_id, files, "export")

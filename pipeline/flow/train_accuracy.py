@@ -1,8 +1,8 @@
 """Accuracy on training videos, to be read beside the test's: what a network fits, and how far that carries.
 
-Where evaluation views of training videos are stored, every network's stored logits over them count, as on test. Else the
-first stored training view of at most 512 labelled training videos: stored targets of the teacher and the assistants,
-and for the others one pass of the trained network here. The same videos for every network.
+Where evaluation views of training videos are stored, every network's stored logits over them count, as on test. Else
+the first stored training view of at most 512 labelled training videos: stored targets of the teacher and the
+assistants, and for the others one pass of the trained network here. The same videos for every network.
 """
 
 from collections.abc import Sequence
@@ -98,11 +98,9 @@ class TrainAccuracy:
 def draw(frames: Artefact, videos: Videos, most: int = MOST_VIDEOS, shards: int = MOST_SHARDS) -> Sample:
     """At most `most` labelled videos out of at most `shards` shards, evenly spaced, by a draw from the video's id."""
     position = videos.position()
-    chosen = (
-        np.unique(np.linspace(0, len(frames.shard_ids) - 1, shards).round().astype(int)) if frames.shard_ids else []
-    )
+    chosen = set(np.linspace(0, len(frames.shard_ids) - 1, shards).round().astype(int).tolist())
     first: dict[str, tuple[str, tuple[str, int]]] = {}
-    for shard in (frames.shard_ids[index] for index in chosen):
+    for shard in (shard for index, shard in enumerate(frames.shard_ids) if index in chosen):
         table = frames.shard(shard, ["video_id", "clip_id", "view_id"])
         for name, key in sorted(zip(table.column("video_id").to_pylist(), _keys(table), strict=True)):
             if name in position and videos.labels[position[name]] >= 0:
