@@ -19,7 +19,8 @@ def _table(summary: dict[str, Any]) -> list[str]:
     networks = summary["networks"]
     wide = max(30, *(len(row["name"]) for row in networks))
     split = f"top-1 {summary['split']}"
-    head = f"{'network':<{wide}} {split:>13}  {'95 % interval':>15} {'train':>8} {'parameters':>11} {'MFLOPs':>9} {'steps':>6}"
+    columns = f"{'95 % interval':>15} {'train':>8} {'parameters':>11} {'MFLOPs':>9} {'steps':>6}"
+    head = f"{'network':<{wide}} {split:>13}  {columns}"
     rows = [_line(row, wide) for row in networks]
     return [head, "-" * len(head), *rows, *_majority(summary, wide), "", *_said(summary)]
 
