@@ -15,6 +15,7 @@ from pipeline.flow.context import Context
 
 if TYPE_CHECKING:
     from pipeline.flow.run import Way
+    from pipeline.tracking import Tracker
 
 
 def told(folder: Path) -> dict[str, str] | None:
@@ -74,9 +75,23 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def figures(entry: dict[str, Any]) -> dict[str, float]:
+def log_figures(tracker: "Tracker", run_id: str, metrics: dict[str, Any]) -> None:
+    """Figures of each network and each paired difference as metrics, the word of each difference as a tag."""
+    values: dict[str, float] = {}
+    for entry in metrics["networks"]:
+        values |= _figures(entry)
+    for item in metrics["comparisons"]:
+        values |= _difference(item)
+    tracker.log(run_id, values)
+    words = {
+        f"{_plain(item['first'])} against {_plain(item['second'])}": item["word"] for item in metrics["comparisons"]
+    }
+    tracker.tags(run_id, words)
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, float]:
     """One network's figures by MLflow name, those that there are."""
-    metrics, train, name = entry["metrics"], entry["train"] or {}, plain(entry["name"])
+    metrics, train, name = entry["metrics"], entry["train"] or {}, _plain(entry["name"])
     interval = metrics["top1_interval"]
     found = {
         "top1": metrics["top1"],
@@ -89,14 +104,14 @@ def figures(entry: dict[str, Any]) -> dict[str, float]:
     return {f"{name}/{key}": value for key, value in found.items() if value is not None}
 
 
-def differences(item: dict[str, Any]) -> dict[str, float]:
+def _difference(item: dict[str, Any]) -> dict[str, float]:
     """A paired difference and its bounds by MLflow name."""
-    name = f"{plain(item['first'])}-minus-{plain(item['second'])}"
+    name = f"{_plain(item['first'])}-minus-{_plain(item['second'])}"
     keys = ("difference", "low", "high")
     return {f"{name}/{key}": item[key] for key in keys if item[key] is not None}
 
 
-def plain(name: str) -> str:
+def _plain(name: str) -> str:
     """A name that MLflow takes."""
     return re.sub(r"[^\w.-]+", "-", name.replace("×", "x"), flags=re.ASCII)
 
@@ -117,14 +132,7 @@ def track(context: Context, way: "Way", exported: Path) -> None:
     from pipeline.flow.step import content
 
     tracker, run_id = context.track(), context.parent_run
-    metrics = read_metrics(way.evaluation)
-    for entry in metrics["networks"]:
-        tracker.log(run_id, figures(entry))
-    for item in metrics["comparisons"]:
-        tracker.log(run_id, differences(item))
-    tracker.tags(
-        run_id, {f"{plain(i['first'])} against {plain(i['second'])}": i["word"] for i in metrics["comparisons"]}
-    )
+    log_figures(tracker, run_id, read_metrics(way.evaluation))
     tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
     files = content(exported)
     tracker.artefact(run_id, files, "export")

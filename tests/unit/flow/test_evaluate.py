@@ -6,17 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from mlflow.tracking import MlflowClient
 
 from pipeline.artifacts.commit import new_attempt
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
 from pipeline.evaluation.predict import predict
+from pipeline.export.card import CardFacts, model_card
 from pipeline.flow.cascade import ALONE, CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import SELECTED, evaluate, read_metrics
+from pipeline.flow.export import _facts
+from pipeline.flow.labels import refined_labels
 from pipeline.flow.plans import scan, update_plans
 from pipeline.flow.precompute import frames
+from pipeline.flow.record import _row, log_figures
+from pipeline.flow.report import gather
 from pipeline.flow.step import content, finish, is_done
 from pipeline.flow.table import closing_lines
 from pipeline.flow.targets import network_targets
@@ -27,6 +32,8 @@ from pipeline.flow.videos import Videos, Views
 from pipeline.models.registry import build_network
 from pipeline.models.spec import NetworkSpec
 from pipeline.models.weights import load_network, save_network
+from pipeline.report.page import render
+from pipeline.tracking import Tracker
 from tests.unit.flow.precomputed import context as opened
 from tests.unit.flow.precomputed import precompute, videos
 
@@ -54,7 +61,9 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 def make(root: Path, workspace: Path, splits: list[str]) -> Small:
-    context = opened(root, workspace, views=VIEWS | {"eval": {"clips_per_video": 2, "splits": splits}})
+    context = opened(
+        root, workspace, labels={"channel": "none"}, views=VIEWS | {"eval": {"clips_per_video": 2, "splits": splits}}
+    )
     precompute(context)
     found = scan(context)
     views = frames(context, update_plans(context, found))
@@ -126,7 +135,6 @@ def test_training_videos_are_scored_on_one_view_each(made: Small, metrics: dict)
         assert found["top1"] == pytest.approx((logits.argmax(axis=1) == labels).mean())
         assert found["videos"] == len(names)
         assert found["views"] == "one training view of each video"
-    assert torch.get_num_threads() >= 1
 
 
 def test_evaluation_views_of_training_videos_are_used_where_stored(root: Path, tmp_path: Path) -> None:
@@ -159,9 +167,44 @@ def test_figures_of_validation_are_not_scaled_and_say_that_they_are_selected(mad
     assert "validation" in SELECTED
 
 
-def test_the_printed_table_says_words_and_intervals(made: Small, metrics: dict) -> None:
-    from pipeline.flow.record import _row
+def test_page_and_card_say_the_word_of_each_difference(made: Small, metrics: dict) -> None:
+    evaluation = evaluate(made.context, made.videos, made.views, made.plan)
+    labels = refined_labels(made.context, made.videos, made.views)
+    facts = gather(made.context, made.videos, made.views, labels, made.plan, evaluation)
+    page = render(facts)
+    card = _evaluation(_facts(made.context, made.videos, labels, made.plan, evaluation))
+    for item in metrics["comparisons"]:
+        assert f"{item['first']} − {item['second']}</th><td><b>{item['word']}</b>" in page
+        if item["first"] == "student":
+            assert f"- {item['first']} against {item['second']}: **{item['word']}**" in card
+    assert [row.taught for row in facts.networks] == [True, True, False]
+    assert facts.gap_reason in page
+    assert "mean over 2 seeds, of which this is one" in card
+    first = entry(metrics, "student")["replicates"][0]["metrics"]
+    assert f"| top-1 per video | {100 * first['top1']:.1f} % (95% interval " in card  # of the network that is exported
+    assert "top-5" not in card
 
+
+def _evaluation(facts: CardFacts) -> str:
+    network = build_network(NetworkSpec("compact", ("c0", "c1")), seed=0)
+    return model_card(network, (4, 16, 16), facts).partition("## Evaluation")[2].partition("## Cost")[0]
+
+
+def test_mlflow_takes_figures_and_words(made: Small, metrics: dict, tmp_path: Path) -> None:
+    tracker = Tracker.open(f"sqlite:///{tmp_path}/mlflow.db", "some", tmp_path / "artefacts")
+    run = tracker.start_run("main")
+    log_figures(tracker, run, metrics)
+    found = MlflowClient(tracking_uri=tracker.uri).get_run(run).data
+    student, item = entry(metrics, "student"), metrics["comparisons"][0]
+    assert found.metrics["student/top1"] == pytest.approx(student["metrics"]["top1"])
+    assert found.metrics["student/top1_low"] == pytest.approx(student["metrics"]["top1_interval"]["low"])
+    assert found.metrics["student/top1_sd"] == pytest.approx(student["sd"])
+    assert found.metrics["student/train_top1"] == pytest.approx(student["train"]["top1"])
+    assert found.metrics["student-minus-teacher/low"] == pytest.approx(item["low"])
+    assert found.tags["student against teacher"] == item["word"]
+
+
+def test_the_printed_table_says_words_and_intervals(made: Small, metrics: dict) -> None:
     summary = {
         "networks": [_row(one) for one in metrics["networks"]],
         **{name: metrics[name] for name in ("comparisons", "room", "majority", "split", "selected")},
