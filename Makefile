@@ -4,11 +4,10 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.installed
-RECIPE ?= jobs/recipes/demo.yaml
 # One thread per process: parallelism comes from processes, and sums depend on the number of threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check soak clean
+.PHONY: help install demo figures test check soak clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,9 +23,13 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: install  ## The main job on simulated videos, through Ray, in about ten minutes on two cores
-	@echo "The demo writes simulated H.264 videos and everything it makes to ./workspace (about 1 GB); about 10 minutes on two slow cores"
-	$(BIN)/stagedkd run $(RECIPE)
+demo: install  ## What a teacher buys where labels are few: simulated videos, three seeds, through Ray
+	@echo "The demo writes simulated H.264 videos and everything it makes to ./workspace (about 1 GB); about 12 minutes on two slow cores"
+	said=$$($(BIN)/stagedkd fit-teacher jobs/recipes/demo_teacher.yaml) && \
+	$(BIN)/stagedkd run jobs/recipes/demo.yaml --set "teacher.weights=$$(echo "$$said" | tail -n 1)"
+
+figures: install  ## README's figures from the last demo
+	$(BIN)/stagedkd bench figures workspace/runs/demo
 
 test: install  ## All tests; prints what each part took
 	$(BIN)/python -m tests.support.ledger

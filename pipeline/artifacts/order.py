@@ -59,6 +59,18 @@ def clip_index(shards: Sequence[Keys]) -> ClipIndex:
     )
 
 
+def chosen_clips(index: ClipIndex, keep: np.ndarray) -> ClipIndex:
+    """The same rows with the clips of `keep` (n,) bool alone: positions still count over the rows of all shards."""
+    shard = np.repeat(np.arange(len(index.shard_clips)), index.shard_clips)
+    return ClipIndex(
+        shard_clips=np.bincount(shard[keep], minlength=len(index.shard_clips)),
+        shard_rows=index.shard_rows,
+        first=index.first[keep],
+        views=index.views[keep],
+        phase=index.phase[keep],
+    )
+
+
 def common_rows(sides: Sequence[Keys]) -> list[np.ndarray]:
     """Rows of one shard that every side has, one int64 array per side, in the row order of the first side.
 

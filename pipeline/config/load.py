@@ -38,6 +38,12 @@ def build_recipe(values: dict[str, Any], overrides: Sequence[str] = (), origin: 
         raise ConfigError(f"{origin}: {error}") from None
 
 
+MOVED = {
+    "distill.control_lambda_kd": "distill.controls.kd: [{lambda_kd: …}]",
+    "distill.room": "distill.controls.cross_entropy: [1, 2], or [1] without the control of twice the steps",
+}
+
+
 def recipe_yaml(recipe: Recipe) -> str:
     """The resolved recipe as YAML: what `--print-config` prints and a run keeps."""
     return OmegaConf.to_yaml(OmegaConf.create(recipe.model_dump(mode="json")))
@@ -82,6 +88,8 @@ def _explain(error: ValidationError, origin: str) -> str:
 
 def _explain_one(entry: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden" and path in MOVED:
+        return f"unknown key {path}: it is {MOVED[path]} now"
     if entry["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path, known_paths(), n=1, cutoff=0.5)
         return f"unknown key {path}" + (f" (did you mean {near[0]}?)" if near else "")

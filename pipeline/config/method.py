@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.config.base import Section, runtime
-from pipeline.config.networks import Network
+from pipeline.config.networks import Network, Optimiser
 
 # What a method's loss must know of the teacher's logits: all of them, or the k largest and the rest's log-sum-exp. The
 # losses declare the same; it stands here as well so that a recipe is refused before torch is imported.
@@ -18,8 +18,6 @@ LOGITS_NEEDED = {
     "dkd": "dense",
     "dist": "dense",
 }
-# The control arm "KD + standardisation" of every run.
-CONTROL_TEMPERATURE = 2.0
 
 
 class Labels(Section):
@@ -39,7 +37,10 @@ class Labels(Section):
 
 
 class Cascade(Section):
-    """Progressive cascade: K assistants between teacher and student; `sizes` are wanted parameter counts."""
+    """Progressive cascade: K assistants between teacher and student; `sizes` are wanted parameter counts.
+
+    What the assistants are and how they are trained stands in the section `assistants`.
+    """
 
     K: int = Field(0, ge=0, le=3)
     wiring: Literal["chain", "dense"] = "chain"
@@ -47,14 +48,54 @@ class Cascade(Section):
     source_dropout: float = Field(0.25, ge=0, lt=1)
 
 
+class KDControl(Section):
+    """One KD control: the student's network, taught by the teacher's logits alone, with weights of its own.
+
+    `optimiser: null` takes the student's. With two classes standardisation leaves no signal: plain KD then.
+    """
+
+    lambda_kd: float = Field(9.0, gt=0, description="9 is the reference weight of KD on standardised logits")
+    lambda_ce: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0)
+    standardize: bool = True
+    optimiser: Optimiser | None = None
+
+
+class Controls(Section):
+    """What the student is held against, each with the student's network: `cross_entropy` alone, once for each multiple
+    of the student's steps (without twice the steps nobody can tell room from under-training), and `kd` controls.
+
+    Every control can be tuned as the student is: `optimiser` (null: the student's) is that of cross-entropy.
+    """
+
+    cross_entropy: tuple[float, ...] = (1.0, 2.0)
+    optimiser: Optimiser | None = None
+    kd: tuple[KDControl, ...] = (KDControl(),)
+
+    @field_validator("cross_entropy")
+    @classmethod
+    def _multiples(cls, multiples: tuple[float, ...]) -> tuple[float, ...]:
+        if any(value <= 0 for value in multiples) or len(set(multiples)) < len(multiples):
+            raise ValueError(
+                f"cross_entropy lists multiples of the student's steps, above 0 and each once: {multiples}"
+            )
+        return multiples
+
+
 class Distill(Section):
-    """Objective and phases of staged distillation (method: reconstructed from the abstract of arXiv 2307.05201)."""
+    """Objective and phases of staged distillation (method: reconstructed from the abstract of arXiv 2307.05201).
+
+    `extra_teachers`: what becomes of precompute.more_teachers: their logits count beside the teacher's, equally
+    (`average`) or by how far each is above chance on validation (`weighted`), or they are only stored (`ignore`). The
+    substage terms always take the recipe's own teacher.
+    """
 
     method: Literal["staged", "kd"] = "staged"
     schedule: Literal["progressive", "frozen", "deep_first", "joint"] = "progressive"
     share: float = Field(0.05, gt=0, lt=1)
     temperature: float = Field(2.0, gt=0)
     standardize: bool = True
+    lambda_ce: float = Field(1.0, ge=0, description="weight of the labels")
     lambda_kd: float = Field(1.0, ge=0)
     lambda_corr: float = Field(1.0, ge=0)
     lambda_comb: float = Field(0.5, ge=0)
@@ -62,8 +103,8 @@ class Distill(Section):
     combinations: Literal["none", "cumulative", "pairs", "all"] | tuple[tuple[int, ...], ...] = "cumulative"
     weighting: Literal["ema", "uncertainty", "fixed", "lagging", "dwa"] = "ema"
     distribution: Literal["gaussian", "moments", "mmd", "pkt", "none"] = "gaussian"
-    control_lambda_kd: float = Field(9.0, ge=0)
-    room: bool = Field(True, description="Train the student alone with twice the steps as well: is there room at all?")
+    extra_teachers: Literal["average", "weighted", "ignore"] = "average"
+    controls: Controls = Controls()
 
 
 class Axis(Section):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section, runtime
 
@@ -35,6 +35,26 @@ class Network(Section):
     options: dict[str, Any] = {}
     weights: str | None = None
     transform: Transform = Transform()
+
+
+class Assistants(Section):
+    """The networks between teacher and student. `model: null`: the student's network, widened to each size.
+
+    `steps: null` takes the student's. Wider networks want a lower learning rate than a very small student.
+    """
+
+    model: str | None = None
+    options: dict[str, Any] = {}
+    weights: str | None = None
+    transform: Transform = Transform()
+    steps: int | None = Field(None, ge=1)
+    optimiser: Optimiser = Optimiser()
+
+    @model_validator(mode="after")
+    def _described(self) -> "Assistants":
+        if self.model is None and (self.options or self.weights or self.transform != Transform()):
+            raise ValueError("options, weights and transform describe a network: name its model as well")
+        return self
 
 
 class Student(Network):
@@ -73,12 +93,25 @@ class Teacher(GivenTeacher):
 
 
 class Train(Section):
-    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers."""
+    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers.
+
+    `select`: which step's network is the result. `best` is the one with the highest accuracy on validation, judged
+    every `validate_every` steps (null: a twentieth of all) with batch-norm statistics taken anew; after `patience` such
+    looks without a better one the training ends. `auto` is `best` where at least 30 labelled videos validate. A
+    comparison of methods by protocol takes `last`.
+    """
 
     steps: int = Field(700, ge=1)
     batch_size: int = Field(32, ge=1)
+    labelled_share: float | None = Field(
+        None, gt=0, lt=1, description="share of each batch drawn from the labelled clips; null: clips as they come"
+    )
     optimiser: Optimiser = Optimiser(lr=4e-2)
+    select: Literal["auto", "last", "best"] = "auto"
+    validate_every: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
     seed: int = 0
+    replicates: int = Field(1, ge=1, description="train student and controls with so many seeds: seed, seed + 1, …")
     threads: int = Field(1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"

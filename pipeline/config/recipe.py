@@ -3,7 +3,7 @@
 from pipeline.config.base import Section, runtime
 from pipeline.config.data import Classes, Manifest, Plan, Simulate, Views
 from pipeline.config.method import Cascade, Distill, Labels, Sweep
-from pipeline.config.networks import Network, Student, Teacher, Train
+from pipeline.config.networks import Assistants, Network, Student, Teacher, Train
 from pipeline.config.runs import Cluster, Evaluate, Export, Precompute, Report, Run, Storage, Tracking
 
 
@@ -19,7 +19,7 @@ class Recipe(Section):
     plan: Plan = Plan()
     views: Views = Views()
     teacher: Teacher = Teacher()
-    assistants: Network | None = None
+    assistants: Assistants = Assistants()
     student: Student = Student()
     precompute: Precompute = Precompute()
     labels: Labels = Labels()
@@ -32,3 +32,11 @@ class Recipe(Section):
     report: Report = Report()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+    @property
+    def assistant_network(self) -> Network:
+        """The network that assistants are: the section's own, or the student's, which is widened."""
+        own = self.assistants
+        if own.model is None:
+            return self.student
+        return Network(model=own.model, options=own.options, weights=own.weights, transform=own.transform)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.distill.memory import Batch, Source, Statistics, TrainingData
+from pipeline.distill.memory import Batch, Source, Statistics, TrainingData, Validation
 from pipeline.models.network import VideoNetwork
 
 
@@ -40,11 +40,29 @@ class LiveTeacher:
     def statistics(self) -> list[Statistics | None]:
         return [*self._data.statistics, self._statistics]
 
+    @property
+    def validation(self) -> Validation | None:
+        return self._data.validation
+
+    @property
+    def half_precision(self) -> list[bool]:
+        return [*self._data.half_precision, False]
+
     def batches(
-        self, start: int, stop: int, *, batch_size: int, rank: int = 0, world: int = 1, seed: int
+        self,
+        start: int,
+        stop: int,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int,
+        labelled_share: float | None = None,
     ) -> Iterator[Batch]:
         """The batches of `data`, each labelled as it comes."""
-        for batch in self._data.batches(start, stop, batch_size=batch_size, rank=rank, world=world, seed=seed):
+        for batch in self._data.batches(
+            start, stop, batch_size=batch_size, rank=rank, world=world, seed=seed, labelled_share=labelled_share
+        ):
             yield replace(batch, sources=[*batch.sources, self._answer(batch.frames)])
 
     @torch.no_grad()

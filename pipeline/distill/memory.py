@@ -1,5 +1,8 @@
 """Training data in memory: all views as one uint8 array, batches gathered by row, the order from `artifacts.order`.
 
+With `labelled_share` a fixed share of every global batch is drawn from the labelled clips and the rest from the others,
+each in an order of its own.
+
 Legend: N clips, V views of each, R rows (views of all clips), B global batch, b = B / world, C classes, C_l channels of
 a teacher's substage l.
 """
@@ -10,8 +13,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from pipeline.artifacts.order import Keys, clip_index, training_order
-from pipeline.errors import InputError
+from pipeline.artifacts.identity import integer
+from pipeline.artifacts.order import ClipIndex, Keys, chosen_clips, clip_index, training_order
+from pipeline.errors import ConfigError, InputError
 
 Statistics = list[tuple[np.ndarray, np.ndarray]]
 
@@ -59,11 +63,23 @@ class Batch:
     sources: list[Source]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Labelled videos that select a training's best step: frames uint8 (n,T,H,W,3) of their stored views, the video of
+    each view row_of (n,), labels (V,)."""
+
+    frames: np.ndarray
+    row_of: np.ndarray
+    labels: np.ndarray
+
+
 class TrainingData(Protocol):
     """What the loop reads. Sources are ordered: the newest one is last.
 
-    `clips`: how many are read per epoch. `mean_weight`: w̄ over them. `source_dims`: (C_1..C_L) per source.
-    `statistics`: per source a list of (mean (C_l,), s.d. (C_l,)), or None where none were given.
+    `clips`: how many are read per epoch. `mean_weight`: w̄ over them, 0 where none is labelled. `source_dims`:
+    (C_1..C_L) per source. `statistics`: per source a list of (mean (C_l,), s.d. (C_l,)), or None where none were given.
+    `half_precision`: per source whether its features were stored as half floats. `validation`: None where no step is
+    selected.
     """
 
     @property
@@ -74,8 +90,22 @@ class TrainingData(Protocol):
     def source_dims(self) -> list[tuple[int, ...]]: ...
     @property
     def statistics(self) -> list[Statistics | None]: ...
+    @property
+    def half_precision(self) -> list[bool]: ...
+    @property
+    def validation(self) -> Validation | None: ...
 
-    def batches(self, start: int, stop: int, *, batch_size: int, rank: int, world: int, seed: int) -> Iterator[Batch]:
+    def batches(
+        self,
+        start: int,
+        stop: int,
+        *,
+        batch_size: int,
+        rank: int,
+        world: int,
+        seed: int,
+        labelled_share: float | None = None,
+    ) -> Iterator[Batch]:
         """This rank's part of the global batches of the steps start .. stop - 1."""
 
 
@@ -101,6 +131,7 @@ class MemoryData:
         sources: Sequence[SourceArrays] = (),
         *,
         window: int = 4,
+        validation: Validation | None = None,
     ) -> None:
         """`shards`: clip_id and view_id of the rows of each shard, R in all, the views of a clip next to each other;
         frames uint8 (R,T,H,W,3); q (N,C) and weight (N,) per clip, in the order of their rows. InputError where the
@@ -115,6 +146,7 @@ class MemoryData:
         self._frames, self._q, self._weight = frames, _float(q), _float(weight)
         self._clip = np.repeat(np.arange(self.clips), self._index.views)
         self._sources, self._window = list(sources), window
+        self.validation = validation
 
     @classmethod
     def from_arrays(
@@ -143,16 +175,51 @@ class MemoryData:
     def statistics(self) -> list[Statistics | None]:
         return [source.statistics for source in self._sources]
 
+    @property
+    def half_precision(self) -> list[bool]:
+        return [any(part.dtype == np.float16 for part in source.features) for source in self._sources]
+
     def batches(
-        self, start: int, stop: int, *, batch_size: int, rank: int = 0, world: int = 1, seed: int
+        self,
+        start: int,
+        stop: int,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int,
+        labelled_share: float | None = None,
     ) -> Iterator[Batch]:
         """This rank's part of the global batches of the steps start .. stop - 1, in `artifacts.order.training_order`.
 
-        ConfigError where there are fewer clips than one batch needs, or the ranks cannot have equal parts.
+        With `labelled_share` the rows that were drawn as labelled ones come first. ConfigError where there are fewer
+        clips than one batch needs, or the ranks cannot have equal parts.
         """
-        part = {"batch_size": batch_size, "rank": rank, "world": world, "seed": seed, "window": self._window}
-        for rows in training_order(self._index, start, stop, **part):
-            yield self._gather(rows)
+        part = {"rank": rank, "world": world, "window": self._window}
+        if labelled_share is None:
+            for rows in training_order(self._index, start, stop, batch_size=batch_size, seed=seed, **part):
+                yield self._gather(rows)
+            return
+        drawn = labelled_rows(labelled_share, batch_size)
+        labelled, others = self._by_label(drawn, batch_size)
+        pair = (
+            training_order(labelled, start, stop, batch_size=drawn, seed=integer("labelled", seed), **part),
+            training_order(others, start, stop, batch_size=batch_size - drawn, seed=seed, **part),
+        )
+        for ours, rest in zip(*pair, strict=True):
+            yield self._gather(np.concatenate([ours, rest]))
+
+    def _by_label(self, drawn: int, batch_size: int) -> tuple[ClipIndex, ClipIndex]:
+        """The labelled clips and the others. ConfigError where one side cannot fill its part of a batch."""
+        mask = self._weight > 0
+        labelled, rest = int(mask.sum()), int((~mask).sum())
+        if labelled < drawn or rest < batch_size - drawn:
+            raise ConfigError(
+                f"train.labelled_share draws {drawn} labelled and {batch_size - drawn} other clips into each batch of "
+                f"{batch_size}, and there are {labelled} and {rest}: change train.labelled_share or train.batch_size, "
+                "or leave labelled_share out (it is for few labels and many clips without)"
+            )
+        return chosen_clips(self._index, mask), chosen_clips(self._index, ~mask)
 
     def _gather(self, rows: np.ndarray) -> Batch:
         sources = [
@@ -161,6 +228,11 @@ class MemoryData:
         ]
         clips = self._clip[rows]
         return Batch(self._frames[rows], self._q[clips], self._weight[clips], sources)
+
+
+def labelled_rows(share: float, batch_size: int) -> int:
+    """How many rows of a global batch are drawn from the labelled clips: the nearest whole number, 1 at least."""
+    return min(max(1, round(share * batch_size)), batch_size - 1)
 
 
 def one_hot(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """The full objective (method.md §6) as one module: terms, their extra parameters, the balance among substages.
 
-    L = L_ce + λ_kd L_kd + λ_corr (1/L) Σ_l ω_l L_corr,l + λ_comb mean_g L_comb,g + λ_dist mean_l D_l
+    L = λ_ce L_ce + λ_kd L_kd + λ_corr (1/L) Σ_l ω_l L_corr,l + λ_comb mean_g L_comb,g + λ_dist mean_l D_l
 
 Reconstructed from the abstract of Wang & Tang, arXiv 2307.05201. Wiring is checked when it is built. Its state dict
 holds what training needs beside the network (predictors, learnt weights, running means) and is gone at export.
@@ -32,17 +32,21 @@ from pipeline.losses import (
     relation_rows,
     weight_policy,
 )
+from pipeline.losses.relations import HALF_FLOOR, PRECISION_FLOOR, SAMPLE_FLOOR
 
 FEATURE_TERMS = ("corr", "comb", "dist", "feature")
 
 
 class TensorBatch(NamedTuple):
-    """A `memory.Batch` on the device: frames uint8 (b,T,H,W,3), q (b,C), weight (b,), sources [(logits, features)]."""
+    """A `memory.Batch` on the device: frames uint8 (b,T,H,W,3), q (b,C), weight (b,), sources [(logits, features)].
+
+    `drawn`: with `labelled_share`, how many of the rows (the first) were drawn from the labelled clips."""
 
     frames: Tensor
     q: Tensor
     weight: Tensor
     sources: list[tuple[Teacher, list[Tensor]]]
+    drawn: int | None = None
 
 
 class Loss(NamedTuple):
@@ -67,15 +71,22 @@ class DistillationLoss(nn.Module):
         statistics: Sequence[Statistics | None],
         mean_weight: float,
         seed: int,
+        half_precision: bool = False,
+        source_weights: Sequence[float] | None = None,
     ) -> None:
         """`dims`: the student's C_1..C_L; `source_dims` and `statistics` per source, newest last; `mean_weight`: w̄.
+
+        `half_precision`: the newest source's features were stored as half floats. `source_weights`: what each source's
+        KL counts, all of them at every step.
 
         Raises ConfigError where a term has nothing to work on, InputError where statistics do not fit.
         """
         super().__init__()
         self.objective = alive = objective.effective
-        self.mean_weight = mean_weight
-        _check(alive, classes, mean_weight, bool(source_dims))
+        self.labelled = bool(mean_weight) and alive.lambda_ce > 0
+        self.teacher_floor = HALF_FLOOR if half_precision else SAMPLE_FLOOR
+        self.source_weights = None if source_weights is None else [w / sum(source_weights) for w in source_weights]
+        _check(alive, classes, self.labelled, bool(source_dims))
         _check_features(alive, source_dims)
         self.partners = partners(len(dims), len(source_dims[-1])) if source_dims and source_dims[-1] else ()
         self.policy = weight_policy(alive.weighting, len(dims)) if alive.lambda_corr else None
@@ -103,7 +114,7 @@ class DistillationLoss(nn.Module):
 
     def uses_logits(self, phase: Phase) -> bool:
         """Whether some term of `phase` looks at the student's logits; where none does, the head gets no gradient."""
-        return phase.labels and bool(self.mean_weight or self.objective.lambda_kd)
+        return phase.labels and bool(self.labelled or self.objective.lambda_kd)
 
     def after_step(self) -> None:
         """Bring learnt weights back into their bounds."""
@@ -130,17 +141,18 @@ class DistillationLoss(nn.Module):
         return Loss(total, {name: part.detach() for name, part in parts.items()}, figures)
 
     def _weight(self, name: str, rise: float) -> float:
-        weight = 1.0 if name == "ce" else getattr(self.objective, f"lambda_{name}")
+        weight = getattr(self.objective, f"lambda_{name}")
         return rise * weight if name in FEATURE_TERMS else weight
 
     def _on_logits(self, logits: Tensor, batch: TensorBatch, kept: Sequence[int]) -> dict[str, Tensor]:
         parts = {}
         smoothing = self.objective.label_smoothing
-        if self.mean_weight:
-            parts["ce"] = label_term(logits, batch.q, batch.weight, mean_weight=self.mean_weight, smoothing=smoothing)
+        if self.labelled:
+            parts["ce"] = label_term(logits, batch.q, batch.weight, drawn=batch.drawn, smoothing=smoothing)
         if self.objective.lambda_kd:
-            teachers = [batch.sources[n][0] for n in kept]
-            parts["kd"] = teacher_term(self.objective, logits, teachers, batch.q, batch.weight)
+            shares = self.source_weights
+            teachers = [source[0] for source in batch.sources] if shares else [batch.sources[n][0] for n in kept]
+            parts["kd"] = teacher_term(self.objective, logits, teachers, batch.q, batch.weight, shares)
         return parts
 
     def _on_features(
@@ -148,6 +160,7 @@ class DistillationLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Over the gathered batch: every rank computes the full terms. `figures` are added to."""
         partnered = [teacher[partner] for partner in self.partners[: len(student)]]
+        floor = PRECISION_FLOOR[student[0].dtype]
         joined = gather_batch([*student, *partnered])
         student, teacher = joined[: len(student)], joined[len(student) :]
         parts: dict[str, Tensor] = {}
@@ -157,7 +170,7 @@ class DistillationLoss(nn.Module):
         if self.objective.lambda_dist:
             parts["dist"], r2 = self._distribution(student, teacher, phase.spread, figures)
         if self.objective.lambda_corr or phase.groups:
-            parts |= self._relations(student, teacher, phase, r2, figures)
+            parts |= self._relations(student, teacher, phase, r2, figures, floor)
         return parts
 
     def _distribution(
@@ -178,10 +191,12 @@ class DistillationLoss(nn.Module):
         phase: Phase,
         r2: Tensor | None,
         figures: dict[str, Tensor],
+        floor: float,
     ) -> dict[str, Tensor]:
         """L_corr with its weights and L_comb, over the active substages; `r2` is that of phase.spread."""
         first, last = phase.active[0], phase.active[-1]
-        rows = relation_rows(student[first - 1 : last], teacher[first - 1 : last], first=first)
+        floors = (floor, self.teacher_floor)
+        rows = relation_rows(student[first - 1 : last], teacher[first - 1 : last], first=first, floors=floors)
         parts = {}
         if self.policy is not None:
             losses = correlation_losses(rows)
@@ -210,12 +225,15 @@ def _check_features(objective: Objective, source_dims: Sequence[Sequence[int]]) 
         )
 
 
-def _check(objective: Objective, classes: int, mean_weight: float, taught: bool) -> None:
+def _check(objective: Objective, classes: int, labelled: bool, taught: bool) -> None:
     if not taught and objective.method != "supervised":
         raise ConfigError(f"method {objective.method!r} learns from a teacher, but the job has no source of targets")
     weights = [getattr(objective, f"lambda_{name}") for name in ("kd", *FEATURE_TERMS)]
-    if not mean_weight and not any(weights):
-        raise ConfigError("there is nothing to learn from: no clip is labelled and every distillation weight is 0")
+    if not labelled and not any(weights):
+        raise ConfigError(
+            "there is nothing to learn from: no clip is labelled (or distill.lambda_ce is 0), and every distillation "
+            "weight is 0"
+        )
     if objective.weighting == "lagging" and objective.lambda_corr and not objective.lambda_dist:
         raise ConfigError("distill.weighting: lagging weighs by R², which needs distill.lambda_dist above 0")
     if objective.lambda_kd and objective.standardize and objective.method not in ("dkd", "dist"):

@@ -40,14 +40,15 @@ class Optimiser(Json):
 class Objective(Json):
     """Which terms are in the loss, and their weights; a term of weight 0 is neither computed nor built.
 
-    Labels count with weight 1 whatever the method. `supervised` has nothing else; `kd` adds λ_kd L_kd (or puts DKD or
-    DIST in its place: `dkd`, `dist`); `sp`, `rkd`, `pkt` add λ_feature times that loss to `kd`; `staged` adds
+    Labels count with weight λ_ce whatever the method. `supervised` has nothing else; `kd` adds λ_kd L_kd (or puts DKD
+    or DIST in its place: `dkd`, `dist`); `sp`, `rkd`, `pkt` add λ_feature times that loss to `kd`; `staged` adds
     λ_corr, λ_comb and λ_dist to `kd`. `combinations` is a name or an explicit list of groups of substages (from 1).
     """
 
     method: str = "staged"
     temperature: float = 2.0
     standardize: bool = True
+    lambda_ce: float = 1.0
     lambda_kd: float = 1.0
     lambda_corr: float = 1.0
     lambda_comb: float = 0.5
@@ -71,7 +72,7 @@ class Objective(Json):
         require(self.temperature > 0, "objective.temperature", self.temperature, "above 0")
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "objective.label_smoothing", smoothing, "a share in [0, 1)")
-        for name in ("lambda_kd", "lambda_corr", "lambda_comb", "lambda_dist", "lambda_feature"):
+        for name in ("lambda_ce", "lambda_kd", "lambda_corr", "lambda_comb", "lambda_dist", "lambda_feature"):
             weight = getattr(self, name)
             require(0 <= weight < float("inf"), f"objective.{name}", weight, "finite and at least 0")
 
@@ -100,6 +101,11 @@ class Objective(Json):
 class Job(Json):
     """One network to train. `batch_size` is global, whatever the number of ranks; `init` points to its first weights.
 
+    `select`: which step's network is the result, the `last` or the one that is `best` on validation, judged every
+    `validate_every` steps; after `patience` validations without a better one the training ends (None: never).
+    `labelled_share` of each batch is drawn from the labelled clips (None: as they come). `source_weights`: what each
+    source's KL counts, all of them at every step (None: as `wiring` says).
+
     `checkpoint_every` and `log_every` count steps and change no value. `threads` (per process), `device` ("cpu",
     "cuda") and `dtype` ("float32", or "bfloat16": autocast of the network's forward) do.
     """
@@ -117,6 +123,11 @@ class Job(Json):
     share: float = 0.05
     wiring: str = "chain"
     source_dropout: float = 0.25
+    source_weights: tuple[float, ...] | None = None
+    labelled_share: float | None = None
+    select: str = "last"
+    validate_every: int = 50
+    patience: int | None = None
     checkpoint_every: int = 200
     log_every: int = 20
     threads: int = 1
@@ -126,11 +137,17 @@ class Job(Json):
     def __post_init__(self) -> None:
         known("schedule", self.schedule, SCHEDULES)
         known("wiring", self.wiring, ("chain", "dense"))
+        known("select", self.select, ("last", "best"))
         known("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "threads"):
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every", "threads"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 < self.share < 1, "distill.share", self.share, "a share in (0, 1)")
         require(0 <= self.source_dropout < 1, "cascade.source_dropout", self.source_dropout, "a share in [0, 1)")
+        share = self.labelled_share
+        require(share is None or 0 < share < 1, "train.labelled_share", share, "a share in (0, 1)")
+        weights = self.source_weights
+        good = weights is None or (min(weights, default=0.0) >= 0 and sum(weights) > 0)
+        require(good, "source_weights", weights, "numbers of at least 0, not all 0")
         if self.objective.relational:
             needed = "at least 8 with terms that relate the samples of a batch (method: correlations need them)"
             require(self.batch_size >= 8, f"batch_size of job {self.name!r}", self.batch_size, needed)

@@ -28,18 +28,33 @@ from pipeline.losses import (
 RKD_ANGLE = 2.0  # the published weights are 25 for distances and 50 for angles: λ_feature scales both
 
 
-def label_term(logits: Tensor, q: Tensor, weight: Tensor, *, mean_weight: float, smoothing: float) -> Tensor:
-    """L_ce = Σ_i w_i CE(q_i, p_i) / (b · w̄), () from (b,C), (b,C), (b,): linear, so ranks need no common normaliser."""
+def label_term(logits: Tensor, q: Tensor, weight: Tensor, *, drawn: int | None = None, smoothing: float) -> Tensor:
+    """L_ce = Σ_i w_i CE(q_i, p_i) / b, () from (b,C), (b,C), (b,): linear, so ranks need no common normaliser.
+
+    Not divided by the mean weight: with few labels each of them would weigh more than all that the teacher says, and
+    labels would destroy what it gives. With `drawn`, the first `drawn` rows are the labelled ones of the batch
+    (`labelled_share`) and L_ce is their mean.
+    """
+    if drawn is not None:
+        logits, q, weight = logits[:drawn], q[:drawn], weight[:drawn]
     target = smooth_labels(q, smoothing) if smoothing else q
-    return (weight * cross_entropy_soft(logits, target)).sum() / (len(weight) * mean_weight)
+    return (weight * cross_entropy_soft(logits, target)).sum() / len(weight)
 
 
 def teacher_term(
-    objective: Objective, logits: Tensor, teachers: Sequence[Teacher], q: Tensor, weight: Tensor
+    objective: Objective,
+    logits: Tensor,
+    teachers: Sequence[Teacher],
+    q: Tensor,
+    weight: Tensor,
+    shares: Sequence[float] | None = None,
 ) -> Tensor:
-    """L_kd: the mean over the kept sources of the KL (or DKD, or DIST in its place), over all rows unweighted, ()."""
-    losses = [_teacher_loss(objective, logits, teacher, q, weight) for teacher in teachers]
-    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+    """L_kd: the mean over the kept sources of the KL (or DKD, or DIST in its place), over all rows unweighted, ().
+
+    `shares`: a weight per source, of sum 1, in place of equal ones.
+    """
+    losses = torch.stack([_teacher_loss(objective, logits, teacher, q, weight) for teacher in teachers])
+    return losses.mean() if shares is None else (losses * losses.new_tensor(shares)).sum()
 
 
 def _teacher_loss(objective: Objective, logits: Tensor, teacher: Teacher, q: Tensor, weight: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from pipeline.artifacts.identity import integer
 from pipeline.distill import distributed
 from pipeline.distill.cascade import kept_sources
-from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData
+from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData, labelled_rows
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
 from pipeline.distill.optimiser import build_optimiser, rate, set_rate
 from pipeline.distill.phases import Phase, plan_phases
+from pipeline.distill.selection import Selection, judge, statistics_kept
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError, InputError, JobError
 from pipeline.losses import Teacher, TopKLogits, average_over_ranks
@@ -43,7 +44,11 @@ class Training:
         self.phases = plan_phases(job.schedule, job.steps, job.share, self.network.substages, job.objective)
         self.step = 0
         self._sources = len(data.source_dims)
+        self._drawn = None
+        if job.labelled_share is not None:
+            self._drawn = labelled_rows(job.labelled_share, job.batch_size) // world
         self._learnable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.selection = _selection(job, data)
         self._entered: Phase | None = None
         self._model: nn.Module = self.network
 
@@ -68,7 +73,7 @@ class Training:
         """One optimiser step on this rank's part of a global batch. JobError where a term is not finite."""
         job, step = self.job, self.step
         self._seed_step()
-        loss = self._forward(_on_device(batch, self.device), phase)
+        loss = self._forward(_on_device(batch, self.device, self._drawn), phase)
         self._check_finite(loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -91,6 +96,33 @@ class Training:
         learning = self.job.optimiser.lr * rate(self.job.optimiser, self.step - 1, self.job.steps)
         return {name: float(value) for name, value in values.items()} | {"lr": learning, "phase": phase.index + 1.0}
 
+    @property
+    def validates(self) -> bool:
+        """Whether the network is judged after the step just done: every validate_every steps, and after the last."""
+        return self.selection is not None and (self.step % self.job.validate_every == 0 or self.step == self.job.steps)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience with validation has ended."""
+        return self.selection is not None and self.selection.exhausted(self.job.patience)
+
+    def validate(self, data: TrainingData) -> dict[str, float]:
+        """Judge the network on validation, keep it if it is the best; training goes on as if nothing had been."""
+        assert self.selection is not None
+        assert data.validation is not None
+        with statistics_kept(self.network):
+            top1, nll = judge(self.job, self.network, data, data.validation)
+            self.selection.offer(self.step, top1, nll, self.network.state_dict())
+        return {"val_top1": top1, "val_nll": nll}
+
+    def keep_best(self) -> dict[str, float]:
+        """Put the best network in place of the last, where one was selected; its step and figures."""
+        if self.selection is None or not self.selection.network:
+            return {}
+        self.network.load_state_dict(self.selection.network)
+        found = self.selection
+        return {"chosen_step": float(found.step), "val_top1": found.top1, "val_nll": found.nll}
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain tensors and numbers."""
         return {
@@ -99,6 +131,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "loss": self.loss.state_dict(),
+            "selection": None if self.selection is None else self.selection.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -107,6 +140,8 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.loss.load_state_dict(state["loss"])
         self.step = int(state["step"])
+        if self.selection is not None:
+            self.selection = Selection(**state["selection"])
 
     def _forward(self, batch: TensorBatch, phase: Phase) -> Loss:
         job = self.job
@@ -116,7 +151,7 @@ class Training:
             output = self._model(batch.frames, upto=upto)
         _check_classes(output.logits, batch)
         kept = (0,) * self._sources
-        if self._sources > 1:
+        if self._sources > 1 and job.source_weights is None:
             kept = kept_sources(self._sources, dropout=job.source_dropout, seed=job.seed, step=self.step)
         return self.loss(output.logits, output.features, batch, phase, self.step, kept)
 
@@ -168,7 +203,9 @@ def _network(job: Job, world: int, device: torch.device) -> VideoNetwork:
 
 def _loss(job: Job, data: TrainingData, network: VideoNetwork) -> DistillationLoss:
     dims = data.source_dims
-    if job.wiring == "chain" and len(dims) > 1:
+    if job.source_weights is not None and len(job.source_weights) != len(dims):
+        raise ConfigError(f"job {job.name!r} has {len(dims)} sources and {len(job.source_weights)} weights for them")
+    if job.wiring == "chain" and len(dims) > 1 and job.source_weights is None:
         raise ConfigError(f"job {job.name!r} has {len(dims)} sources, but wiring chain has one; set wiring: dense")
     return DistillationLoss(
         job.objective,
@@ -178,10 +215,20 @@ def _loss(job: Job, data: TrainingData, network: VideoNetwork) -> DistillationLo
         statistics=data.statistics,
         mean_weight=data.mean_weight,
         seed=job.seed,
+        half_precision=bool(dims) and data.half_precision[-1],
+        source_weights=job.source_weights,
     )
 
 
-def _on_device(batch: Batch, device: torch.device) -> TensorBatch:
+def _selection(job: Job, data: TrainingData) -> Selection | None:
+    if job.select == "last":
+        return None
+    if data.validation is None:
+        raise ConfigError(f"job {job.name!r} selects its best step, but there is no validation data: set select: last")
+    return Selection()
+
+
+def _on_device(batch: Batch, device: torch.device, drawn: int | None) -> TensorBatch:
     def put(values: Any) -> Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)
 
@@ -192,7 +239,7 @@ def _on_device(batch: Batch, device: torch.device) -> TensorBatch:
         return TopKLogits(**columns, temperatures=logits.temperatures, classes=logits.classes)
 
     sources = [(known(logits), [put(feature) for feature in features]) for logits, features in batch.sources]
-    return TensorBatch(put(batch.frames), put(batch.q), put(batch.weight), sources)
+    return TensorBatch(put(batch.frames), put(batch.q), put(batch.weight), sources, drawn)
 
 
 def _check_classes(logits: Tensor | None, batch: TensorBatch) -> None:

@@ -10,6 +10,7 @@ from pipeline.config.base import identity_fields
 from pipeline.config.networks import Network, Optimiser, Train
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError, InputError
+from pipeline.flow.step import content, is_done
 from pipeline.video.policy import CROPS, ViewPolicy
 
 PLANS = ("train", "eval")
@@ -19,6 +20,7 @@ OBJECTIVE = (
     "method",
     "temperature",
     "standardize",
+    "lambda_ce",
     "lambda_kd",
     "lambda_corr",
     "lambda_comb",
@@ -96,7 +98,7 @@ def _refuse_ragged(recipe: Recipe) -> None:
 
 def _refuse_upscaling(recipe: Recipe) -> None:
     raster, labeller = recipe.views.size, recipe.labels.labeller
-    networks = {"teacher": recipe.teacher, "assistants": recipe.assistants, "student": recipe.student}
+    networks = {"teacher": recipe.teacher, "student": recipe.student, "assistants": recipe.assistant_network}
     for name, network in {**networks, "labels.labeller": labeller}.items():
         wanted = network.transform.size if network is not None else None
         if wanted and (wanted[0] > raster[0] or wanted[1] > raster[1]) and not recipe.views.allow_upscale:
@@ -136,7 +138,7 @@ def network_fields(network: Network) -> dict[str, Any]:
     """Identity of a network's section: what paths point to enters by content."""
     fields = {"model": network.model, "options": network.options, "transform": identity_fields(network.transform)}
     if network.weights is not None:
-        path = Path(network.weights)
+        path = weights_path(network.weights)
         path = path / "model.safetensors" if path.is_dir() else path
         fields["weights"] = file_digest(path) if path.is_file() else network.weights
         described = [path.parent / name for name in ("config.json", "preprocessor_config.json")]
@@ -161,9 +163,15 @@ def network_spec(network: Network, classes: tuple[str, ...]) -> Any:
     )
 
 
+def weights_path(named: str) -> Path:
+    """Where named weights lie: of an artefact's folder (as `fit-teacher` prints it) its finished attempt."""
+    path = Path(named)
+    return content(path) if path.is_dir() and is_done(path) else path
+
+
 def _weights(named: str | None) -> str | None:
     """A name of the library as it is, a path made absolute: workers stand elsewhere."""
-    return str(Path(named).absolute()) if named is not None and Path(named).exists() else named
+    return str(weights_path(named).absolute()) if named is not None and Path(named).exists() else named
 
 
 def optimiser(section: Optimiser) -> Any:
@@ -172,13 +180,16 @@ def optimiser(section: Optimiser) -> Any:
     return spec.Optimiser(**section.model_dump())
 
 
-def objective(recipe: Recipe, **changes: Any) -> Any:
-    """The objective of the recipe's `distill` section, with changes."""
+def objective(recipe: Recipe, classes: int, **changes: Any) -> Any:
+    """The objective of the recipe's `distill` section, with changes.
+
+    Two standardised logits are ±1/√2 whatever the teacher says: with two classes KD is plain, for student and controls.
+    """
     from pipeline.distill.spec import Objective
 
     section = recipe.distill
-    base = Objective(**{name: getattr(section, name) for name in OBJECTIVE})
-    return replace(base, **changes)
+    found = replace(Objective(**{name: getattr(section, name) for name in OBJECTIVE}), **changes)
+    return replace(found, standardize=found.standardize and classes > 2)
 
 
 def device(wanted: str) -> str:

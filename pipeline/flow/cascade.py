@@ -2,21 +2,30 @@
 
 Every key is known before the first step is trained, because a network's key follows from its job and the keys of what
 it reads. So one worker group can take the whole list, and a killed one goes on where its markers end.
+
+With `train.replicates` the whole is trained once for each seed. What does not depend on one another (each control, each
+further seed's cascade) is a cell: a list of tasks of its own, which may run beside the others.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.identity import digest, integer
 from pipeline.artifacts.layout import write_about
-from pipeline.config.method import CONTROL_TEMPERATURE
+from pipeline.config.base import identity_fields
+from pipeline.config.method import KDControl
 from pipeline.config.networks import Network
+from pipeline.config.networks import Optimiser as OptimiserSection
+from pipeline.config.recipe import Recipe
 from pipeline.distill.cascade import plan_assistants, sources_of
-from pipeline.distill.data import DataSpec, SourceSpec
+from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec
 from pipeline.distill.spec import Job, Objective
+from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
+from pipeline.flow.folds import decodable
 from pipeline.flow.step import Step, content, describe, is_done
 from pipeline.flow.targets import Targets, network_targets
 from pipeline.flow.tasks import LabelTask, StatisticsTask, Task, TrainTask
@@ -24,16 +33,15 @@ from pipeline.flow.teacher import Model, extras
 from pipeline.flow.videos import Videos, Views
 from pipeline.models.spec import NetworkSpec
 
-VERSION = 1
+VERSION = 2  # labels are not divided by their mean weight
+LEAST_VALIDATION = 30  # fewer videos would select noise
+MOST_VALIDATION, MOST_VIEWS = 512, 1536  # that are held in memory beside the training data
 ALONE, ALONE_DOUBLE = "cross-entropy", "cross-entropy, 2× steps"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One network of the cascade with what it was trained on and where its targets are.
-
-    `replicate` r ≥ 1: the same as its namesake of replicate 0, trained with another seed.
-    """
+    """One network of the cascade with what it was trained on and where its targets are."""
 
     name: str
     role: str
@@ -45,41 +53,100 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Teachers:
+    """The recipe's own teacher with its stored targets, and further ones whose logits count beside its own, by
+    `weights` (of the further ones in order, then of the own one)."""
+
+    own: Trained
+    further: tuple[Trained, ...] = ()
+    weights: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
 class CascadePlan:
-    """The tasks in order and the networks they make; the student is the last of `networks`, controls follow apart."""
+    """The tasks in order and the networks they make; the student is the last of `networks`, controls follow apart.
+
+    `cells`: lists of tasks that need nothing of one another, only `tasks` before them. `replicates`: student and
+    controls of the further seeds, under the same names.
+    """
 
     tasks: list[Task]
     networks: list[Trained]
     controls: list[Trained]
-    replicates: list[Trained] = dataclasses.field(default_factory=list)
+    cells: list[list[Task]] = field(default_factory=list)
+    replicates: list[Trained] = field(default_factory=list)
 
     @property
     def student(self) -> Trained:
         return self.networks[-1]
 
 
-class CascadePlanner:
-    """Builds the tasks of one cascade. `teacher` carries the stored targets of the teacher (pinned snapshots)."""
+@dataclass(frozen=True)
+class _Arm:
+    """One network to be trained: what it is called, what it is, what it learns by. `last`: nothing learns from it."""
 
-    def __init__(self, context: Context, videos: Videos, views: Views, labels: Path, teacher: Trained) -> None:
+    name: str
+    role: str
+    spec: NetworkSpec
+    section: Network
+    aim: Objective
+    optimiser: OptimiserSection
+    steps: int
+    last: bool = True
+
+
+class CascadePlanner:
+    """Builds the tasks of one cascade; `teachers` carry stored targets (pinned snapshots)."""
+
+    def __init__(self, context: Context, videos: Videos, views: Views, labels: Path, teachers: Teachers) -> None:
         self.context, self.videos, self.views, self.labels = context, videos, views, labels
-        self.networks = [teacher]
-        self.tasks: list[Task] = []
+        self.teachers = teachers
+        self._validation = validation_spec(context.recipe, videos, views)
+        self._tasks: list[Task] = []
+        self._replicate = 0
 
     def plan(self, *, controls: bool = True) -> CascadePlan:
-        """All tasks: the teacher's statistics, K assistants and the student, then the controls."""
-        recipe, teacher = self.context.recipe, self.networks[0].targets
+        """All tasks: the teacher's statistics, K assistants and the student, then the controls, for each replicate."""
+        teacher, replicates = self.teachers.own.targets, self.context.recipe.train.replicates if controls else 1
         folder = str(teacher.folders["train"])
-        self.tasks.append(StatisticsTask("teacher", folder, str(teacher.statistics), teacher.snapshots["train"]))
-        specs = [*self._assistants(), network_spec(recipe.student, self.videos.classes)]
-        for position, spec in enumerate(specs, start=1):
-            last = position == len(specs)
-            name = "student" if last else f"assistant-{position}"
-            sources = [self.networks[n] for n in sources_of(position, recipe.cascade.wiring)]
-            self.networks.append(
-                self._train(name, "student" if last else "assistant", spec, objective(recipe), sources, last)
-            )
-        return CascadePlan(self.tasks, self.networks, self._controls() if controls else [])
+        statistics = StatisticsTask("teacher", folder, str(teacher.statistics), teacher.snapshots["train"])
+        networks = self._cascade()
+        tasks = [statistics, *self._taken()]
+        alone = [(arm, self._train(arm, sources), self._taken()) for arm, sources in self._controls(controls)]
+        found = [trained for _, trained, _ in alone]
+        cells = [cell for _, _, cell in alone]
+        if replicates == 1:
+            return CascadePlan([*tasks, *(task for cell in cells for task in cell)], networks, found)
+        further: list[Trained] = []
+        for self._replicate in range(1, replicates):
+            further.append(self._cascade()[-1])
+            cells.append(self._taken())
+            for arm, sources in self._controls(controls):
+                further.append(self._train(arm, sources))
+                cells.append(self._taken())
+        self._replicate = 0
+        return CascadePlan(tasks, networks, found, cells, further)
+
+    def _taken(self) -> list[Task]:
+        """The tasks since the last call."""
+        taken, self._tasks = self._tasks, []
+        return taken
+
+    def _cascade(self) -> list[Trained]:
+        """Teacher, assistants and student, whose tasks are added."""
+        recipe, networks = self.context.recipe, [self.teachers.own]
+        aim = objective(recipe, len(self.videos.classes))
+        own, section, train = recipe.assistants, recipe.assistant_network, recipe.train
+        arms = [
+            _Arm(f"assistant-{n}", "assistant", spec, section, aim, own.optimiser, own.steps or train.steps, False)
+            for n, spec in enumerate(self._assistants(), start=1)
+        ]
+        student = network_spec(recipe.student, self.videos.classes)
+        arms.append(_Arm("student", "student", student, recipe.student, aim, train.optimiser, train.steps))
+        for position, arm in enumerate(arms, start=1):
+            sources = [networks[n] for n in sources_of(position, recipe.cascade.wiring)]
+            networks.append(self._train(arm, sources))
+        return networks
 
     def _assistants(self) -> list[NetworkSpec]:
         recipe = self.context.recipe
@@ -88,48 +155,41 @@ class CascadePlanner:
         from pipeline.models.registry import count_parameters
         from pipeline.models.weights import read_facts
 
-        family = network_spec(recipe.assistants or recipe.student, self.videos.classes)
-        teacher = int(read_facts(content(self.networks[0].model.folder))["parameters"])
+        family = network_spec(recipe.assistant_network, self.videos.classes)
+        teacher = int(read_facts(content(self.teachers.own.model.folder))["parameters"])
         student = count_parameters(network_spec(recipe.student, self.videos.classes))
         found = plan_assistants(
             teacher, student, recipe.cascade.K, lambda factor: _widened(family, factor), recipe.cascade.sizes
         )
         return [spec for spec, _ in found]
 
-    def _controls(self) -> list[Trained]:
-        """Cross-entropy and KD + standardisation with the student's steps (KD: the cascade's total where K ≥ 1), and
-        cross-entropy with twice the steps, without which nobody can tell room from under-training."""
-        recipe, teacher = self.context.recipe, self.networks[0]
+    def _controls(self, wanted: bool) -> list[tuple[_Arm, list[Trained]]]:
+        """Cross-entropy at multiples of the student's steps, and the KD controls (with the cascade's total where
+        K ≥ 1): the student's network, without staging."""
+        recipe = self.context.recipe
+        section, train = recipe.distill.controls, recipe.train
         spec = network_spec(recipe.student, self.videos.classes)
-        total = recipe.train.steps * max(1, len(self.networks) - 1)
-        plain = Objective(method="supervised")
-        kd = objective(
-            recipe,
-            method="kd",
-            standardize=True,
-            temperature=CONTROL_TEMPERATURE,
-            lambda_kd=recipe.distill.control_lambda_kd,
-        )
-        found = [
-            self._train(ALONE, "control", spec, plain, [], True),
-            self._train("KD + standardisation", "control", spec, kd, [teacher], True, steps=total),
-        ]
-        if recipe.distill.room:
-            found.append(self._train(ALONE_DOUBLE, "control", spec, plain, [], True, steps=2 * recipe.train.steps))
+        plain, optimiser = Objective(method="supervised"), section.optimiser or train.optimiser
+        found: list[tuple[_Arm, list[Trained]]] = []
+        for multiple in section.cross_entropy if wanted else ():
+            steps = max(1, round(multiple * train.steps))
+            name = alone_name(multiple)
+            found.append((_Arm(name, "control", spec, recipe.student, plain, optimiser, steps), []))
+        total = train.steps + recipe.cascade.K * (recipe.assistants.steps or train.steps)
+        for name, control in kd_names(recipe, len(self.videos.classes)) if wanted else ():
+            chosen = ("lambda_kd", "lambda_ce", "temperature", "standardize")
+            weights = {field: getattr(control, field) for field in chosen}
+            aim = objective(recipe, len(self.videos.classes), method="kd", **weights)
+            learning = control.optimiser or train.optimiser
+            arm = _Arm(name, "control", spec, recipe.student, aim, learning, total)
+            found.append((arm, [self.teachers.own]))
         return found
 
-    def _train(
-        self,
-        name: str,
-        role: str,
-        spec: NetworkSpec,
-        aim: Objective,
-        sources: list[Trained],
-        last: bool,
-        *,
-        steps: int | None = None,
-    ) -> Trained:
-        step = self._step(name, spec, aim, sources, steps or self.context.recipe.train.steps)
+    def _train(self, arm: _Arm, sources: list[Trained]) -> Trained:
+        weights = None
+        if self.teachers.further and sources and sources[0] is self.teachers.own:
+            sources, weights = [*self.teachers.further, *sources], self.teachers.weights
+        step = self._step(arm, sources, weights)
         folder = step.folder(self.context.workspace)
         write_about(folder, describe(step))
         data = DataSpec(
@@ -137,20 +197,22 @@ class CascadePlanner:
             len(self.videos.classes),
             self.views.digest("train"),
             labels=str(self.labels),
-            sources=tuple(self._source(source, aim) for source in sources),
+            sources=tuple(self._source(source, arm.aim) for source in sources),
+            validation=self._validation,
         )
-        run_id = "" if is_done(folder) else self.context.track().start_run(name, parent=self.context.parent_run)
-        job = self._job(name, step, spec, aim, steps or self.context.recipe.train.steps)
-        self.tasks.append(TrainTask(job, data, str(folder), extras(self.context, saw_labels=True), run_id))
-        model = Model(name, folder, step.key)
+        called = arm.name if not self._replicate else f"{arm.name}, seed {self._replicate + 1}"
+        run_id = "" if is_done(folder) else self.context.track().start_run(called, parent=self.context.parent_run)
+        job = self._job(arm, called, step, weights if sources else None, bool(sources))
+        self._tasks.append(TrainTask(job, data, str(folder), extras(self.context, saw_labels=True), run_id))
+        model = Model(called, folder, step.key)
         targets = network_targets(self.context, self.views, model)
-        self._label(model, targets, ("eval",) if last else ("train", "eval"))
-        return Trained(name, role, model, job.steps, targets, spec)
+        self._label(model, targets, ("eval",) if arm.last else ("train", "eval"))
+        return Trained(arm.name, arm.role, model, job.steps, targets, arm.spec, self._replicate)
 
     def _label(self, model: Model, targets: Targets, plans: tuple[str, ...]) -> None:
         recipe = self.context.recipe
         for plan in plans:
-            self.tasks.append(
+            self._tasks.append(
                 LabelTask(
                     name=f"{model.name} labels {plan}",
                     model=str(model.folder),
@@ -164,12 +226,7 @@ class CascadePlanner:
                 )
             )
         if "train" in plans:
-            self.tasks.append(StatisticsTask(model.name, str(targets.folders["train"]), str(targets.statistics)))
-
-    def _section(self, name: str) -> Network:
-        """What describes the network `name` beside its widths."""
-        recipe = self.context.recipe
-        return (recipe.assistants or recipe.student) if name.startswith("assistant") else recipe.student
+            self._tasks.append(StatisticsTask(model.name, str(targets.folders["train"]), str(targets.statistics)))
 
     def _source(self, source: Trained, aim: Objective) -> SourceSpec:
         targets = source.targets
@@ -181,54 +238,115 @@ class CascadePlanner:
             targets.class_index,
         )
 
-    def _step(self, name: str, spec: NetworkSpec, aim: Objective, sources: list[Trained], steps: int) -> Step:
+    def _step(self, arm: _Arm, sources: list[Trained], weights: tuple[float, ...] | None) -> Step:
         recipe = self.context.recipe
         train = recipe.train
         fields: dict[str, Any] = {
-            "network": spec.to_json() | network_fields(self._section(name)),
-            "options": dict(spec.options),
-            "objective": changed(aim.effective),
-            "optimiser": changed(optimiser(train.optimiser)),
-            "steps": steps,
+            "network": arm.spec.to_json() | network_fields(arm.section),
+            "options": dict(arm.spec.options),
+            "objective": changed(arm.aim.effective),
+            "optimiser": identity_fields(arm.optimiser),
+            "steps": arm.steps,
             "batch_size": train.batch_size,
-            "seed": train.seed,
+            "seed": train.seed + self._replicate,
             "device": train_device(train),
             "dtype": train.dtype,
             "threads": train.threads,
         }
-        if aim.effective.method == "staged":
+        if arm.aim.effective.method == "staged":
             fields |= {"schedule": recipe.distill.schedule, "share": recipe.distill.share}
-        if len(sources) > 1:
+        if sources and train.labelled_share is not None:
+            fields["labelled_share"] = train.labelled_share
+        if self._validation is not None:
+            fields["select"] = [validate_every(recipe, arm.steps), train.patience]
+        if weights is not None:
+            fields["source_weights"] = list(weights)
+        elif len(sources) > 1:
             fields |= {"wiring": recipe.cascade.wiring, "source_dropout": recipe.cascade.source_dropout}
-        inputs = {
+        inputs: dict[str, Any] = {
             "train": self.views.digest("train"),
             "labels": self.labels.name,
             "sources": [[source.targets.identity, list(source.targets.class_index or ())] for source in sources],
         }
-        return Step("distill", "models", VERSION, fields, inputs, {"name": name, "manifest": self.videos.key})
+        if self._validation is not None:
+            given = [list(pair) for pair in self._validation.given]
+            inputs["validation"] = [self._validation.snapshot, digest(given), self._validation.views]
+        return Step("distill", "models", VERSION, fields, inputs, {"name": arm.name, "manifest": self.videos.key})
 
-    def _job(self, name: str, step: Step, spec: NetworkSpec, aim: Objective, steps: int) -> Job:
+    def _job(self, arm: _Arm, called: str, step: Step, weights: tuple[float, ...] | None, taught: bool) -> Job:
         recipe = self.context.recipe
         train = recipe.train
         return Job(
-            name=name,
+            name=called,
             key=step.key,
-            network=spec,
-            steps=steps,
-            objective=aim,
-            optimiser=optimiser(train.optimiser),
+            network=arm.spec,
+            steps=arm.steps,
+            objective=arm.aim,
+            optimiser=optimiser(arm.optimiser),
             batch_size=train.batch_size,
-            seed=train.seed,
+            seed=train.seed + self._replicate,
             schedule=recipe.distill.schedule,
             share=recipe.distill.share,
             wiring=recipe.cascade.wiring,
             source_dropout=recipe.cascade.source_dropout,
+            source_weights=weights,
+            labelled_share=train.labelled_share if taught else None,
+            select="last" if self._validation is None else "best",
+            validate_every=validate_every(recipe, arm.steps),
+            patience=train.patience,
             checkpoint_every=train.checkpoint_every,
             log_every=train.log_every,
             threads=train.threads,
             device=train_device(train),
             dtype=train.dtype,
         )
+
+
+def validation_spec(recipe: Recipe, videos: Videos, views: Views) -> ValidationSpec | None:
+    """What selects the best step: at most 512 labelled validation videos, None where the last step is the result.
+
+    ConfigError where `train.select: best` has none to judge by.
+    """
+    wanted = recipe.train.select
+    labelled = sum(int(videos.labels[row]) >= 0 for row in videos.of("val"))
+    if wanted == "last" or (wanted == "auto" and labelled < LEAST_VALIDATION):
+        return None
+    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0] if labelled else []
+    if not rows:
+        raise ConfigError(
+            f"train.select is best, and {videos.root} has no labelled validation video to judge by: set "
+            "train.select: last, or manifest.split.val above 0"
+        )
+    if wanted == "auto" and len(rows) < LEAST_VALIDATION:
+        return None
+    rows = sorted(rows, key=lambda row: integer("validation", videos.ids[row]))[:MOST_VALIDATION]
+    given = tuple(sorted((videos.ids[row], int(videos.labels[row])) for row in rows))
+    return ValidationSpec(str(views.folders["eval"]), views.digest("eval"), given, max(1, MOST_VIEWS // len(given)))
+
+
+def validate_every(recipe: Recipe, steps: int) -> int:
+    """Steps between two looks at validation: as the recipe says, else a twentieth of all, 10 at least."""
+    return recipe.train.validate_every or max(10, steps // 20)
+
+
+def alone_name(multiple: float) -> str:
+    """What cross-entropy with that multiple of the student's steps is called in every table."""
+    return ALONE if multiple == 1 else f"{ALONE}, {multiple:g}× steps"
+
+
+def kd_names(recipe: Recipe, classes: int) -> list[tuple[str, KDControl]]:
+    """Each KD control with what it is called: what it really is, with its weight where two would be called the same."""
+    controls = recipe.distill.controls.kd
+    plain = ["KD + standardisation" if c.standardize and classes > 2 else "KD" for c in controls]
+    weights = [f"{name}, λ {c.lambda_kd:g}" for name, c in zip(plain, controls, strict=True)]
+    named = [name if plain.count(name) == 1 else longer for name, longer in zip(plain, weights, strict=True)]
+    full = [
+        name if named.count(name) == 1 else f"{name}, τ {c.temperature:g}"
+        for name, c in zip(named, controls, strict=True)
+    ]
+    if len(set(full)) < len(full):
+        raise ConfigError("distill.controls.kd lists the same control twice: leave one out")
+    return list(zip(full, controls, strict=True))
 
 
 def changed(value: Any) -> dict[str, Any]:

@@ -137,15 +137,12 @@ def sweep_demands(recipe: Recipe, capacity: Capacity) -> list[Demand]:
     return [Demand("trials", concurrent, 1.0)]
 
 
-def fold_actors(recipe: Recipe, folds: int, capacity: Capacity) -> list[Demand]:
-    """Warm actors for the fold models: one a fold where they fit."""
+def warm_actors(recipe: Recipe, name: str, networks: int, capacity: Capacity) -> list[Demand]:
+    """Warm actors that train one network after another: one a network where they fit."""
     train = recipe.train
     gpu = float(train_device(train) == "cuda")
-    return [
-        Demand(
-            "fold models", max(1, min(folds, int(capacity.cpus // train.cpus_per_worker))), train.cpus_per_worker, gpu
-        )
-    ]
+    count = max(1, min(networks, int(capacity.cpus // train.cpus_per_worker)))
+    return [Demand(name, count, train.cpus_per_worker, gpu)]
 
 
 def preflight(recipe: Recipe, *, local: bool = False) -> None:

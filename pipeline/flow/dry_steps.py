@@ -220,8 +220,11 @@ def _labels_line(recipe: Recipe) -> str:
 
 
 def _distill_line(recipe: Recipe) -> str:
-    """Assistants and student; cross-entropy (once, and with room twice) and KD with the cascade's total."""
-    K, room = recipe.cascade.K, 2 * recipe.distill.room
+    """Assistants and student; cross-entropy at its multiples and KD with the cascade's total, for each seed."""
+    K, controls, train = recipe.cascade.K, recipe.distill.controls, recipe.train
     networks = f"{K} assistant{'s' * (K > 1)}, student" if K else "student"
-    total = recipe.train.steps * (2 * (K + 1) + 1 + room)
-    return f"{networks} and {2 + recipe.distill.room} controls, {total:,} steps in all"
+    cascade = train.steps + K * (recipe.assistants.steps or train.steps)
+    alone = sum(max(1, round(multiple * train.steps)) for multiple in controls.cross_entropy)
+    total = train.replicates * (cascade * (1 + len(controls.kd)) + alone)
+    seeds = f", each with {train.replicates} seeds" if train.replicates > 1 else ""
+    return f"{networks} and {len(controls.cross_entropy) + len(controls.kd)} controls{seeds}, {total:,} steps in all"

@@ -10,7 +10,7 @@ from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
 from pipeline.flow.context import Context
-from pipeline.flow.demands import fold_actors
+from pipeline.flow.demands import warm_actors
 from pipeline.flow.step import Step, Timing
 from pipeline.flow.videos import Videos, Views
 
@@ -165,7 +165,7 @@ def run_folds(context: Context, tasks: "list[FoldTask]", timing: Timing) -> None
 
     session, train = context.ray(), context.recipe.train
     began = time.monotonic()
-    demands = fold_actors(context.recipe, len(tasks), session.capacity())
+    demands = warm_actors(context.recipe, "fold models", len(tasks), session.capacity())
     session.require("refine-labels", demands)
     from pipeline.on_ray.pool import WarmPool
 

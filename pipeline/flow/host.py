@@ -1,5 +1,6 @@
 """Which host runs a list of tasks: this process (`--local`) or one worker group for all of them."""
 
+import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pipeline.artifacts.lease import Lease
 from pipeline.errors import ConfigError
 from pipeline.flow.build import train_device
 from pipeline.flow.context import Context
-from pipeline.flow.demands import step_demands
+from pipeline.flow.demands import step_demands, warm_actors
 from pipeline.flow.step import Timing, owner
 
 if TYPE_CHECKING:
@@ -35,6 +36,36 @@ def run_tasks(context: Context, name: str, tasks: Sequence["Task"], timing: Timi
             timing.work_s += time.monotonic() - began
         else:
             _in_group(context, name, tasks, timing)
+
+
+def run_cells(context: Context, name: str, cells: Sequence[Sequence["Task"]], timing: Timing, key: str) -> None:
+    """Run lists of tasks that need nothing of one another: side by side in warm actors, or, where a network takes
+    several workers or an accelerator, one after another in one worker group. The lease is that of `key`."""
+    from pipeline.flow.tasks import Host, execute, open_tasks
+
+    todo = [cell for cell in cells if open_tasks(cell)]
+    if not todo:
+        return
+    timing.skipped = False
+    train = context.recipe.train
+    if context.local or train.num_workers > 1 or train_device(train) == "cuda":
+        run_tasks(context, name, [task for cell in todo for task in cell], timing, key)
+        return
+    LOG.info("%s: %d of %d independent networks to train", name, len(todo), len(cells))
+    began, session = time.monotonic(), context.ray()
+    demands = warm_actors(context.recipe, "networks beside one another", len(todo), session.capacity())
+    session.require(name, demands)
+    from pipeline.on_ray.pool import WarmPool
+
+    actors = demands[0]
+    with (
+        Lease(context.workspace.store("models", key), owner()),
+        WarmPool(actors.count, cpus=actors.cpus, gpus=actors.gpus, threads=train.threads) as pool,
+    ):
+        timing.startup_s += time.monotonic() - began
+        began = time.monotonic()
+        pool.map(functools.partial(execute, host=Host(tracker=context.tracker)), todo)
+    timing.work_s += time.monotonic() - began
 
 
 def _in_group(context: Context, name: str, tasks: Sequence["Task"], timing: Timing) -> None:

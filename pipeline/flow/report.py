@@ -79,15 +79,21 @@ def gather(
 
 def _room(metrics: dict[str, Any], labels: Path) -> Room:
     """The teacher against each student trained alone, and what the labeller knew where the clean labels are known."""
-    found, against = (
-        refinement_report(labels),
-        [entry for entry in metrics["comparisons"] if entry["first"] == "teacher"],
-    )
+    found = refinement_report(labels)
     scores = found.get("labels") or {}
     labeller = (found.get("self_test") or {}).get("accuracy")
-    alone = [_comparison(entry) for entry in against if not is_taught(entry["second"])]
-    doubled = any(item.second != ALONE for item in alone)
-    return Room(metrics["room"]["teacher"], alone, doubled, scores.get("accuracy_before"), labeller)
+    alone = [
+        entry for entry in metrics["comparisons"] if entry["first"] == "teacher" and not is_taught(entry["second"])
+    ]
+    steps = {entry["name"]: entry["steps"] for entry in metrics["networks"]}
+    doubled = any(steps[entry["second"]] >= 2 * steps["student"] for entry in alone)
+    return Room(
+        metrics["room"]["teacher"],
+        [_comparison(entry) for entry in alone],
+        doubled,
+        scores.get("accuracy_before"),
+        labeller,
+    )
 
 
 def is_taught(name: str) -> bool:

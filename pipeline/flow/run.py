@@ -25,7 +25,7 @@ from pipeline.flow.videos import Videos, Views
 from pipeline.manifest.uris import Uris
 
 if TYPE_CHECKING:
-    from pipeline.flow.cascade import CascadePlan, Trained
+    from pipeline.flow.cascade import CascadePlan, Teachers, Trained
 
 LOG = logging.getLogger(__name__)
 
@@ -43,14 +43,32 @@ class Way:
     cascade: "CascadePlan" = field(init=False)
     evaluation: Path = field(init=False)
     stored: Targets | None = None
+    further: list[tuple[Model, Targets]] = field(default_factory=list)
 
     @property
-    def taught(self) -> "Trained":
-        """The teacher as the first network of every cascade: with its stored targets."""
-        from pipeline.flow.cascade import Trained
+    def taught(self) -> "Teachers":
+        """What every cascade starts from: the teacher with its stored targets, and further ones with their weights."""
+        from pipeline.flow.cascade import Teachers, Trained
 
         assert self.stored is not None
-        return Trained("teacher", "teacher", self.teacher, _teacher_steps(self.context.recipe), self.stored)
+        own = Trained("teacher", "teacher", self.teacher, _teacher_steps(self.context.recipe), self.stored)
+        further = tuple(Trained(model.name, "teacher", model, 0, targets) for model, targets in self.further)
+        return Teachers(own, further, self._weights([*further, own]) if further else None)
+
+    def _weights(self, teachers: "Sequence[Trained]") -> tuple[float, ...]:
+        """Of sum 1: equal, or by how far each teacher's validation accuracy is above chance."""
+        equal = (1 / len(teachers),) * len(teachers)
+        if self.context.recipe.distill.extra_teachers == "average":
+            return equal
+        from pipeline.flow.evaluate import validation_top1
+
+        chance = 1 / len(self.videos.classes)
+        above = [max(0.0, validation_top1(self.videos, teacher, teachers[-1]) - chance) for teacher in teachers]
+        total = sum(above)
+        weights = tuple(round(value / total, 6) for value in above) if total else equal
+        said = ", ".join(f"{teacher.name} {weight:.2f}" for teacher, weight in zip(teachers, weights, strict=True))
+        LOG.info("the teachers count by their validation accuracy above chance: %s", said)
+        return weights
 
 
 def begin(context: Context, retry: Sequence[str] | None = None) -> Way:
@@ -83,7 +101,7 @@ def to_frames(way: Way) -> Way:
         check_substages(way.context.recipe, _facts(way.teacher)["dims"])
     way.views = frames(way.context, way.plans, teachers)
     if teachers:
-        way.stored = _stored(way, teachers)
+        _label(way, teachers)
     check_memory(way.context, way.views)
     return way
 
@@ -168,7 +186,8 @@ def to_teacher(way: Way) -> Way:
 def to_targets(way: Way) -> Way:
     """The teacher's stored targets."""
     to_teacher(way)
-    way.stored = way.stored or _stored(way, [way.teacher, *more_teachers(way.context)])
+    if way.stored is None:
+        _label(way, [way.teacher, *more_teachers(way.context)])
     return way
 
 
@@ -181,16 +200,25 @@ def to_cascade(way: Way) -> Way:
     return way
 
 
-def _stored(way: Way, teachers: list[Model]) -> Targets:
-    steps = teacher_targets(way.context, way.plans, teachers)[0]
-    index = class_index(way.context.recipe, way.teacher, way.videos.classes)
-    return pinned_targets(way.context, steps, {plan: way.plans[plan].tombstones for plan in steps}, index)
+def _label(way: Way, teachers: list[Model]) -> None:
+    """All teachers' targets; those of further ones are pinned where they count."""
+    steps = teacher_targets(way.context, way.plans, teachers)
+    recipe, classes = way.context.recipe, way.videos.classes
+    tombstones = {plan: view.tombstones for plan, view in way.plans.items()}
+    way.stored = pinned_targets(way.context, steps[0], tombstones, class_index(recipe, way.teacher, classes))
+    if recipe.distill.extra_teachers != "ignore":
+        way.further = [
+            (model, pinned_targets(way.context, own, tombstones, _columns(recipe, model, classes)))
+            for model, own in zip(teachers[1:], steps[1:], strict=True)
+        ]
 
 
 def class_index(recipe: Recipe, teacher: Model, classes: Sequence[str]) -> tuple[int, ...] | None:
     """Columns of a given teacher's logits in the manifest's class order; a fitted one has that order already."""
-    if recipe.teacher.fit:
-        return None
+    return None if recipe.teacher.fit else _columns(recipe, teacher, classes)
+
+
+def _columns(recipe: Recipe, teacher: Model, classes: Sequence[str]) -> tuple[int, ...]:
     from pipeline.models.classes import match_classes
 
     facts, section = _facts(teacher), recipe.classes
@@ -211,10 +239,11 @@ def _facts(teacher: Model) -> dict[str, Any]:
 def to_student(way: Way) -> Way:
     """Assistants, student and controls."""
     to_cascade(way)
-    from pipeline.flow.host import run_tasks
+    from pipeline.flow.host import run_cells, run_tasks
 
-    student = way.cascade.student.model
-    run_tasks(way.context, "distill", way.cascade.tasks, way.context.timing("distill"), student.key)
+    student, timing = way.cascade.student.model, way.context.timing("distill")
+    run_tasks(way.context, "distill", way.cascade.tasks, timing, student.key)
+    run_cells(way.context, "distill", way.cascade.cells, timing, student.key)
     way.context.keys["student"] = student.key
     return way
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.files import read_if_present, replace
-from pipeline.config.base import identity_fields
+from pipeline.config.base import Section, identity_fields
 from pipeline.config.load import build_recipe, known_paths, recipe_yaml
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, train_device
-from pipeline.flow.cascade import CascadePlan, CascadePlanner, Trained
+from pipeline.flow.cascade import CascadePlan, CascadePlanner, Teachers
 from pipeline.flow.context import Context
 from pipeline.flow.demands import sweep_demands
 from pipeline.flow.host import group_work
@@ -26,7 +26,7 @@ from pipeline.flow.step import Made, Step, content, ensure, files_of, inside
 from pipeline.flow.tasks import Host, execute
 
 LOG = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2  # labels are not divided by their mean weight
 RESULTS = "results.json"
 SEARCHABLE = ("distill.", "cascade.", "train.", "student.")  # a trial takes teacher and labels as they stand
 
@@ -39,21 +39,29 @@ def sweep(way: Any) -> Path:
         raise ConfigError("the recipe has no sweep section: add one (sweep: {trials: 4}) to search")
     _check_space(context.recipe)
     base = trial_recipe(context.recipe, {})
-    teacher: Trained = way.taught
+    teachers: Teachers = way.taught
     inputs = {
-        "teacher": teacher.targets.identity,
+        "teacher": teachers.own.targets.identity,
+        "further": [[each.targets.identity, list(teachers.weights or ())] for each in teachers.further],
         "labels": way.labels.name,
         "eval": way.views.digest("eval"),
-        "base": identity_fields(base.distill) | identity_fields(base.cascade) | {"train": identity_fields(base.train)},
+        "base": _of_trials(base.distill, "controls")
+        | identity_fields(base.cascade)
+        | {"train": _of_trials(base.train, "replicates")},
         "student": network_fields(base.student),
-        "assistants": network_fields(base.assistants or base.student),
+        "assistants": network_fields(base.assistant_network) | identity_fields(base.assistants),
     }
     step = Step("sweep", "sweep", VERSION, identity_fields(section), inputs, {"manifest": way.videos.key})
     context.keys["sweep"] = step.key
     timing = context.timing("sweep")
-    folder = ensure(step, context.workspace, lambda out, attempt: _sweep(way, teacher, out, attempt, timing), timing)
+    folder = ensure(step, context.workspace, lambda out, attempt: _sweep(way, teachers, out, attempt, timing), timing)
     _publish(context, content(folder))
     return inside(folder)
+
+
+def _of_trials(section: Section, without: str) -> dict[str, Any]:
+    """The identity fields of a section that a trial reads: trials train no control, and one seed."""
+    return {name: value for name, value in identity_fields(section).items() if name != without}
 
 
 def trial_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
@@ -82,7 +90,7 @@ def _check_space(recipe: Recipe) -> None:
             )
 
 
-def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) -> Made:
+def _sweep(way: Any, teachers: Teachers, folder: Path, attempt: str, timing: Any) -> Made:
     context: Context = way.context
     section = context.recipe.sweep
     assert section is not None
@@ -104,7 +112,7 @@ def _sweep(way: Any, teacher: Trained, folder: Path, attempt: str, timing: Any) 
     tracker = context.track()
     parent = tracker.start_run("sweep", parent=context.parent_run)
     trial = Trial(
-        context.recipe, str(context.workspace.root), way.videos, way.views, way.labels, teacher, tracker, parent
+        context.recipe, str(context.workspace.root), way.videos, way.views, way.labels, teachers, tracker, parent
     )
     space = {path: Axis(*_axis(axis)) for path, axis in section.space.items()}
     timing.startup_s += time.monotonic() - began
@@ -162,12 +170,12 @@ class Trial:
         videos: Any,
         views: Any,
         labels: Path,
-        teacher: Trained,
+        teachers: Teachers,
         tracker: Any,
         parent: str,
     ) -> None:
         self.recipe, self.workspace = recipe, workspace
-        self.videos, self.views, self.labels, self.teacher = videos, views, labels, teacher
+        self.videos, self.views, self.labels, self.teachers = videos, views, labels, teachers
         self.tracker, self.parent = tracker, parent
 
     def own(self, values: Mapping[str, Any], report: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
@@ -195,12 +203,13 @@ class Trial:
         name = "trial " + " ".join(f"{path.split('.')[-1]}={_short(value)}" for path, value in sorted(values.items()))
         context.tracker = self.tracker
         context.parent_run = self.tracker.start_run(name, dict(values), self.parent)
-        return context, CascadePlanner(context, self.videos, self.views, self.labels, self.teacher).plan(controls=False)
+        planner = CascadePlanner(context, self.videos, self.views, self.labels, self.teachers)
+        return context, planner.plan(controls=False)
 
     def _result(self, context: Context, plan: CascadePlan) -> dict[str, Any]:
         from pipeline.flow.evaluate import validation_top1
 
-        score = validation_top1(self.videos, plan.student, self.teacher)
+        score = validation_top1(self.videos, plan.student, self.teachers.own)
         self.tracker.log(context.parent_run, {"score": score})
         self.tracker.finish(context.parent_run)
         return {"score": score, "student": plan.student.model.key}

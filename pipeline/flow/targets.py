@@ -9,7 +9,7 @@ from pipeline.artifacts.commit import read_markers
 from pipeline.artifacts.layout import write_about
 from pipeline.artifacts.snapshot import pin
 from pipeline.config.base import identity_fields
-from pipeline.config.method import CONTROL_TEMPERATURE, LOGITS_NEEDED
+from pipeline.config.method import LOGITS_NEEDED
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.build import device
@@ -76,6 +76,7 @@ def teacher_steps(context: Context, frames_keys: Mapping[str, str], teacher_key:
 def check_targets(recipe: Recipe) -> None:
     """Refuse, before anything starts, targets from which the recipe's losses could not be exact. ConfigError."""
     codec = codec_of(recipe)
+    _check_further(recipe)
     if recipe.teacher.labeler and recipe.teacher.fit:
         raise ConfigError("teacher.labeler: true names a callable that cannot be fitted: set teacher.fit: false")
     if codec.top_k is None:
@@ -97,10 +98,20 @@ def check_targets(recipe: Recipe) -> None:
         )
 
 
+def _check_further(recipe: Recipe) -> None:
+    """Further teachers are averaged; dense wiring drops sources at random. Together nobody could say what counts."""
+    taught = recipe.precompute.more_teachers and recipe.distill.extra_teachers != "ignore"
+    if taught and recipe.cascade.wiring == "dense" and recipe.cascade.K:
+        raise ConfigError(
+            "precompute.more_teachers are averaged with the teacher, and cascade.wiring: dense leaves sources out at "
+            "random: set cascade.wiring: chain, or distill.extra_teachers: ignore"
+        )
+
+
 def _temperatures(recipe: Recipe) -> set[float]:
-    """Of the recipe's own loss, of its control arm, and of every trial of the sweep."""
+    """Of the recipe's own loss, of its controls, and of every trial of the sweep."""
     own = {recipe.distill.temperature} if recipe.distill.lambda_kd else set()
-    control = {CONTROL_TEMPERATURE} if recipe.distill.control_lambda_kd else set()
+    control = {arm.temperature for arm in recipe.distill.controls.kd}
     searched = _searched(recipe, "distill.temperature")
     return own | control | {float(value) for value in searched}
 

@@ -20,6 +20,15 @@ from pipeline.losses.precision import in_float32
 MIN_BATCH = 8
 MIN_VALID = 4
 SAMPLE_FLOOR = 1e-5
+# Four units in the last place of what the features were held in: below it their differences are rounding. Of half
+# floats a spread of 1e-3 of the mean keeps L_corr within .05, one of 1e-4 tells nothing.
+HALF_FLOOR = 4 * 2.0**-11
+PRECISION_FLOOR = {
+    torch.float64: SAMPLE_FLOOR,
+    torch.float32: SAMPLE_FLOOR,
+    torch.float16: HALF_FLOOR,
+    torch.bfloat16: 4 * 2.0**-8,
+}
 # Rounding alone gives rows of 4e-7 in float32 where all similarities are equal; comparing them is gradients of 2e6.
 ROW_FLOOR = {torch.float64: 1e-8, torch.float32: 1e-5}
 
@@ -43,20 +52,25 @@ class RelationRows(NamedTuple):
 
 @in_float32
 def relation_rows(
-    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, first: int = 1
+    student_features: Sequence[Tensor],
+    teacher_features: Sequence[Tensor],
+    *,
+    first: int = 1,
+    floors: tuple[float, float] = (SAMPLE_FLOOR, SAMPLE_FLOOR),
 ) -> RelationRows:
     """The rows of R_l for L substages, inputs L × (B, C_s,l) and L × (B, C_t,l), the same samples in the same order.
 
         u = rownorm(z - mean_B z),  S = u u^T,  R[i,j] = S[i,j] - mean_{k≠i} S[i,k]  (j ≠ i)
 
-    A sample with ‖z - mean‖ < 1e-5 mean‖z‖ in either network leaves both matrices; fewer than 4 valid samples leave
-    none; rows of norm < 1e-8 (1e-5 in float32) do not count. ConfigError for a global batch under 8.
+    A sample with ‖z - mean‖ < ε mean‖z‖ in either network leaves both matrices, ε of student and teacher in `floors`:
+    1e-5 for float32, `PRECISION_FLOOR` for features that were held in less. Fewer than 4 valid samples leave none; rows
+    of norm < 1e-8 (1e-5 in float32) do not count. ConfigError for a global batch under 8.
     """
     assert len(student_features) == len(teacher_features), "one teacher substage per student substage"
     _check_batch(student_features[0].shape[0])
     teacher_features = [features.detach() for features in teacher_features]
-    student_u, student_valid = _directions(student_features)
-    teacher_u, teacher_valid = _directions(teacher_features)
+    student_u, student_valid = _directions(student_features, floors[0])
+    teacher_u, teacher_valid = _directions(teacher_features, floors[1])
     valid_LB = student_valid & teacher_valid
     valid_LB = valid_LB & (valid_LB.sum(dim=1, keepdim=True) >= MIN_VALID)
     student_LBB, student_norm = _rows(student_u, valid_LB)
@@ -139,16 +153,16 @@ def _check_batch(size: int) -> None:
         )
 
 
-def _directions(features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    pairs = [_direction(z) for z in features]
+def _directions(features: Sequence[Tensor], floor: float) -> tuple[list[Tensor], Tensor]:
+    pairs = [_direction(z, floor) for z in features]
     return [u for u, _ in pairs], torch.stack([valid for _, valid in pairs])
 
 
-def _direction(z: Tensor) -> tuple[Tensor, Tensor]:
+def _direction(z: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     centred = z - z.mean(dim=0)
     norm = centred.norm(dim=1)
     # Strictly above, so that features that are all zero are invalid too; a NaN compares false.
-    valid = norm > SAMPLE_FLOOR * z.norm(dim=1).mean()
+    valid = norm > floor * z.norm(dim=1).mean()
     # Dividing by 1 instead of by next to nothing: a masked infinity would still give a NaN gradient.
     return centred / torch.where(valid, norm, 1.0)[:, None], valid
 

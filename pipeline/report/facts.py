@@ -153,7 +153,7 @@ class Majority:
 class Room:
     """Whether the setting can show anything: the teacher against the student alone, and what the labeller knows.
 
-    `against`: teacher - each control that never sees the teacher; `doubled` says whether one of them had more steps.
+    `against`: teacher - each control that never sees the teacher; `doubled`: one of them had twice its steps.
     """
 
     teacher: float

@@ -204,7 +204,7 @@ def given(main: Main, told: dict, tmp_path_factory: pytest.TempPathFactory) -> d
         "cascade.K": 0,
         "labels.channel": "none",
         "precompute.codec.dtype": "float32",
-        "distill.room": "false",
+        "distill.controls.cross_entropy": "[1]",
     }
 
 

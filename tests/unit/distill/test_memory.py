@@ -111,6 +111,49 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         )
 
 
+def few(labelled: int = 4, clips: int = 22) -> MemoryData:
+    """Clips of one view; the frame's value is the clip's number, and the first `labelled` of them have a label."""
+    values = np.arange(clips, dtype=np.uint8).reshape(clips, 1, 1, 1, 1, 1).repeat(3, -1)
+    return MemoryData.from_arrays(values, *one_hot(np.where(np.arange(clips) < labelled, 1, -1), 2))
+
+
+def numbers(data: MemoryData, stop: int, **part: int) -> list[list[int]]:
+    batches = data.batches(0, stop, **{"batch_size": 8, "seed": 3, "labelled_share": 0.25, **part})
+    return [batch.frames[:, 0, 0, 0, 0].tolist() for batch in batches]
+
+
+def test_a_labelled_share_draws_that_many_labelled_clips_into_each_batch() -> None:
+    batches = numbers(few(), 18)
+    assert all([n < 4 for n in batch] == [True] * 2 + [False] * 6 for batch in batches)
+    assert all(len(set(batch)) == 8 for batch in batches), "one view of a clip in a batch"
+    both = [n for batch in batches for n in batch]
+    assert [both.count(n) for n in range(4)] == [9] * 4, "an epoch reads each labelled clip once"
+    assert {both.count(n) for n in range(4, 22)} == {6}
+    assert numbers(few(), 18) == batches
+    assert numbers(few(), 18, seed=4) != batches
+
+
+def test_ranks_share_a_labelled_share_equally() -> None:
+    whole = numbers(few(), 6)
+    parts = [numbers(few(), 6, rank=rank, world=2) for rank in (0, 1)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert [first[0], second[0]] == batch[:2]
+        assert sorted([*first[1:], *second[1:]]) == sorted(batch[2:])
+
+
+def test_a_labelled_share_that_cannot_be_filled_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"4 labelled and 4 other clips.*there are 3 and 19"):
+        numbers(few(labelled=3), 1, labelled_share=0.5)
+    with pytest.raises(ConfigError, match="leave labelled_share out"):
+        numbers(few(labelled=22), 1)
+
+
+def test_half_floats_are_known_as_such() -> None:
+    half, whole = (SourceArrays(np.zeros((24, 2)), [np.zeros((24, 3), kind)]) for kind in (np.float16, np.float32))
+    frames = np.zeros((24, 1, 1, 1, 1, 3), np.uint8)
+    assert MemoryData.from_arrays(frames, np.eye(24), np.ones(24), [half, whole]).half_precision == [True, False]
+
+
 def test_one_hot_leaves_the_unlabelled_without_weight() -> None:
     q, weight = one_hot(np.array([1, -1, 0]), 2)
     assert q.tolist() == [[0, 1], [0, 0], [1, 0]]

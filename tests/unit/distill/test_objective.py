@@ -60,7 +60,7 @@ def test_the_full_objective_is_the_weighted_sum_of_its_published_parts() -> None
     teacher_logits, teacher = given.sources[0]
     ce = -(given.q * logits.log_softmax(1)).sum(1)
     parts = {
-        "ce": (given.weight * ce).sum() / (BATCH * 0.5),
+        "ce": (given.weight * ce).sum() / BATCH,
         "kd": kl_distillation(logits, teacher_logits, temperature=2.0, standardize=True).mean(),
         "corr": sum(substage_correlation(s, t) for s, t in zip(features, teacher, strict=True)) / 4,
         "comb": sum(combined_correlation(features[:k], teacher[:k]) for k in (2, 3, 4)) / 3,
@@ -145,13 +145,52 @@ def test_unlabelled_rows_have_kd_and_feature_terms_but_no_cross_entropy() -> Non
     given.weight[:] = 0
     given.weight[3] = 1
     found = build(objective)(logits, features, given, last(objective), 0)
-    ce = torch.autograd.grad(-(given.q * logits.log_softmax(1)).sum(1)[3] / (BATCH * 0.5), logits)[0]
-    assert value(found.parts["ce"]) == pytest.approx(value(-(given.q * logits.log_softmax(1)).sum(1)[3] / 6), rel=1e-5)
+    ce = torch.autograd.grad(-(given.q * logits.log_softmax(1)).sum(1)[3] / BATCH, logits)[0]
+    assert value(found.parts["ce"]) == pytest.approx(
+        value(-(given.q * logits.log_softmax(1)).sum(1)[3] / BATCH), rel=1e-5
+    )
     found.total.backward()
     assert (ce.abs().sum(1) > 0).tolist() == [n == 3 for n in range(BATCH)]
     assert logits.grad is not None
     assert (logits.grad.abs().sum(1) > 0).all()
     assert all((feature.grad.abs().sum(1) > 0).all() for feature in features)  # type: ignore[union-attr]
+
+
+def test_of_a_fixed_labelled_share_the_cross_entropy_is_the_mean_of_the_drawn_rows() -> None:
+    objective, (logits, features) = Objective(lambda_ce=0.5), student()
+    given = batch()
+    given.weight[:3] = 1
+    found = build(objective)(logits, features, given._replace(drawn=3), last(objective), 0)
+    ce = -(given.q * logits.log_softmax(1)).sum(1)[:3]
+    assert value(found.parts["ce"]) == pytest.approx(value(ce.mean()), rel=1e-5)
+    kd = kl_distillation(logits, given.sources[0][0], temperature=2.0, standardize=True).mean()
+    assert value(found.parts["kd"]) == pytest.approx(value(kd), rel=1e-5), "KD runs over all rows"
+    without = build(Objective(lambda_ce=0.0))(logits, features, given._replace(drawn=3), last(objective), 0)
+    assert "ce" not in without.parts
+    assert value(found.total - without.total) == pytest.approx(0.5 * value(ce.mean()), rel=1e-4)
+
+
+def test_several_teachers_count_by_their_weights_whatever_is_dropped() -> None:
+    objective, given, (logits, features) = Objective(), batch(sources=2), student()
+    loss = build(objective, sources=2, source_weights=(1.0, 3.0))
+    found = loss(logits, features, given, last(objective), 0)
+    kl = [kl_distillation(logits, source[0], temperature=2.0, standardize=True).mean() for source in given.sources]
+    assert value(found.parts["kd"]) == pytest.approx(value(0.25 * kl[0] + 0.75 * kl[1]), rel=1e-5)
+
+
+def test_features_stored_in_half_precision_leave_out_what_is_rounding() -> None:
+    """A spread of 3e-4 of the mean is within four units in the last place of half floats: noise, and no signal."""
+    draw = torch.Generator().manual_seed(4)
+    spread = torch.randn(BATCH, 8, generator=draw)
+    teacher = [1 + 3e-4 * spread / spread.norm(dim=1, keepdim=True) * 8**0.5] * 4
+    objective, (logits, features) = Objective(lambda_dist=0.0), student()
+    given = batch()
+    given = given._replace(sources=[(given.sources[0][0], teacher)])
+    same = {"source_dims": [(8, 8, 8, 8)], "statistics": [None]}
+    exact = build(objective, **same)(logits, features, given, last(objective), 0)
+    coarse = build(objective, half_precision=True, **same)(logits, features, given, last(objective), 0)
+    assert value(exact.parts["corr"]) > 0.3
+    assert value(coarse.parts["corr"]) == value(coarse.parts["comb"]) == 0
 
 
 def test_without_any_weight_the_labels_are_absent() -> None:
@@ -168,7 +207,7 @@ def test_label_smoothing() -> None:
     loss = build(objective, sources=0, statistics=[])
     found = loss(logits, features, given._replace(sources=[]), last(objective), 0)
     smooth = 0.8 * given.q + 0.2 / CLASSES
-    expected = (given.weight * -(smooth * logits.log_softmax(1)).sum(1)).sum() / (BATCH * 0.5)
+    expected = (given.weight * -(smooth * logits.log_softmax(1)).sum(1)).sum() / BATCH
     assert found.total.item() == pytest.approx(value(expected), rel=1e-6)
 
 

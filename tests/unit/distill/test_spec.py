@@ -88,6 +88,7 @@ def test_defaults_are_those_of_the_method() -> None:
         "method": "staged",
         "temperature": 2.0,
         "standardize": True,
+        "lambda_ce": 1.0,
         "lambda_kd": 1.0,
         "lambda_corr": 1.0,
         "lambda_comb": 0.5,

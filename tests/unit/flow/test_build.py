@@ -9,6 +9,7 @@ from pipeline.config.load import build_recipe
 from pipeline.config.networks import Network, Optimiser, Transform
 from pipeline.errors import ConfigError, InputError
 from pipeline.flow import build
+from pipeline.flow.step import finish
 from pipeline.video.views import view_keys
 
 
@@ -119,6 +120,18 @@ def test_a_saved_networks_folder_enters_by_content(tmp_path: Path) -> None:
     assert fields[0] != fields[2]
 
 
+def test_an_artefacts_folder_stands_for_its_finished_attempt(tmp_path: Path) -> None:
+    """What `fit-teacher` prints can be given as the weights of another recipe."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "model.safetensors").write_bytes(b"weights")
+    named = Network(model="compact", weights=str(tmp_path))
+    assert build.network_fields(named)["weights"] == str(tmp_path), "no attempt is finished"
+    finish(tmp_path, "first", {})
+    inside = Network(model="compact", weights=str(tmp_path / "first"))
+    assert build.network_fields(named) == build.network_fields(inside)
+    assert build.network_spec(named, ("a", "b")).weights == str(tmp_path / "first")
+
+
 def test_a_library_name_of_weights_enters_as_it_is() -> None:
     assert build.network_fields(Network(model="r3d_18", weights="KINETICS400_V1"))["weights"] == "KINETICS400_V1"
 
@@ -154,7 +167,7 @@ def test_optimiser_and_objective_take_the_recipes_values() -> None:
     found = build.optimiser(Optimiser(lr=0.5, clip_norm=2.0))
     assert (found.lr, found.clip_norm, found.weight_decay) == (0.5, 2.0, 0.02)
     recipe = build_recipe({"distill": {"lambda_corr": 7.0, "combinations": [[1, 2]], "temperature": 4}})
-    aim = build.objective(recipe, method="kd")
+    aim = build.objective(recipe, 5, method="kd")
     assert (aim.lambda_corr, aim.combinations, aim.temperature, aim.method) == (7.0, ((1, 2),), 4.0, "kd")
 
 

@@ -69,7 +69,7 @@ def make(root: Path, workspace: Path, splits: list[str]) -> Small:
     views = frames(context, update_plans(context, found))
     names = [("teacher", "teacher", 0), ("student", "student", 0), (ALONE, "control", 0), ("student", "student", 1)]
     runs = [_network(context, found, views, *name, seed) for seed, name in enumerate(names)]
-    return Small(context, found, views, CascadePlan([], runs[:2], runs[2:3], runs[3:]))
+    return Small(context, found, views, CascadePlan([], runs[:2], runs[2:3], replicates=runs[3:]))
 
 
 def _network(context: Context, found: Videos, views: Views, name: str, role: str, replicate: int, seed: int) -> Trained:

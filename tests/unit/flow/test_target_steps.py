@@ -74,7 +74,7 @@ def test_targets_from_which_a_loss_could_not_be_exact_are_refused(tmp_path: Path
 def test_exact_combinations_pass(tmp_path: Path) -> None:
     check_targets(small.recipe(tmp_path, tmp_path))
     check_targets(small.recipe(tmp_path, tmp_path, *TOPK))
-    unused = ["precompute.codec.top_k=3", "distill.lambda_kd=0", "distill.control_lambda_kd=0"]
+    unused = ["precompute.codec.top_k=3", "distill.lambda_kd=0", "distill.controls.kd=[]"]
     check_targets(small.recipe(tmp_path, tmp_path, *unused))
 
 
