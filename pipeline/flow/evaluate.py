@@ -60,7 +60,8 @@ def _evaluate(
         )
     quarantined = _quarantined(views, {videos.ids[row] for row in rows})
     methods = [_method(videos, runs, networks[0], split) for runs in by_name(networks)]
-    measure = TrainAccuracy(videos, views)
+    look = context.recipe.views
+    measure = TrainAccuracy(videos, views, look.num_frames * look.size[0] * look.size[1] * 3)
     entries = [_entry(context, videos, method, networks[0], quarantined, measure) for method in methods]
     note_weak_assistants(methods, entries)
     result = {

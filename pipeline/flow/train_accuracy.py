@@ -19,7 +19,7 @@ from pipeline.flow.cascade import Trained
 from pipeline.flow.step import content
 from pipeline.flow.videos import Videos, Views
 
-MOST_VIDEOS, MOST_SHARDS = 512, 8
+MOST_VIDEOS, MOST_HELD, MOST_READ = 512, 2**30, 2**31  # bytes of rasters in memory, of stored frames that are read
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,16 @@ class Sample:
 
 @dataclass
 class TrainAccuracy:
-    """Measures one network after another on the same training videos. `tables` gives a network's evaluation table."""
+    """Measures one network after another on the same training videos, whose frames are read once.
+
+    `raster`: bytes of one view's frames.
+    """
 
     videos: Videos
     views: Views
+    raster: int
     _sample: Sample | None = field(default=None, init=False)
+    _pixels: list[np.ndarray] = field(default_factory=list, init=False)
 
     def of(self, runs: Sequence[Trained], tables: Sequence[Any]) -> dict[str, Any] | None:
         """Mean over replicates with interval, JSON-able; None where no labelled training video can be scored.
@@ -58,9 +63,19 @@ class TrainAccuracy:
     @property
     def sample(self) -> Sample:
         if self._sample is None:
-            frames = open_dataset(self.views.folders["train"], self.views.digest("train"))
-            self._sample = draw(frames, self.videos)
+            most = max(1, min(MOST_VIDEOS, MOST_HELD // self.raster))
+            self._sample = draw(self._stored_frames(), self.videos, most)
         return self._sample
+
+    def _stored_frames(self) -> Artefact:
+        return open_dataset(self.views.folders["train"], self.views.digest("train"))
+
+    def _frames(self, sample: Sample) -> list[np.ndarray]:
+        """Rasters of the sample, shard by shard."""
+        if not self._pixels:
+            stored = self._stored_frames()
+            self._pixels = [_frames(stored.shard(shard), keys) for shard, keys in sample.keys.items()]
+        return self._pixels
 
     def _said(self, correct: np.ndarray, labels: np.ndarray, groups: np.ndarray, views: str) -> dict[str, Any]:
         from pipeline.evaluation.intervals import accuracy_interval
@@ -88,19 +103,22 @@ class TrainAccuracy:
         from pipeline.evaluation.predict import predict
         from pipeline.models.weights import load_network
 
-        frames = open_dataset(self.views.folders["train"], self.views.digest("train"))
         network = load_network(content(run.model.folder))
         with one_thread():
-            parts = [predict(network, _frames(frames.shard(shard), keys)) for shard, keys in sample.keys.items()]
+            parts = [predict(network, pixels) for pixels in self._frames(sample)]
         return np.concatenate(parts).argmax(axis=1) if parts else None
 
 
-def draw(frames: Artefact, videos: Videos, most: int = MOST_VIDEOS, shards: int = MOST_SHARDS) -> Sample:
-    """At most `most` labelled videos out of at most `shards` shards, evenly spaced, by a draw from the video's id."""
+def draw(frames: Artefact, videos: Videos, most: int = MOST_VIDEOS, read: int = MOST_READ) -> Sample:
+    """At most `most` labelled videos by a draw from their id, out of all shards or, where these are more than `read`
+    bytes, of evenly spaced ones (neighbours in a shard are neighbours by name, so often of one class)."""
     position = videos.position()
-    chosen = set(np.linspace(0, len(frames.shard_ids) - 1, shards).round().astype(int).tolist())
+    shards = frames.shard_ids
+    size = sum(part.size for shard in frames.snapshot.shards for part in shard.objects)
+    wanted = max(1, min(len(shards), len(shards) * read // max(size, 1)))
+    chosen = set(np.linspace(0, len(shards) - 1, wanted).round().astype(int).tolist())
     first: dict[str, tuple[str, tuple[str, int]]] = {}
-    for shard in (shard for index, shard in enumerate(frames.shard_ids) if index in chosen):
+    for shard in (shard for index, shard in enumerate(shards) if index in chosen):
         table = frames.shard(shard, ["video_id", "clip_id", "view_id"])
         for name, key in sorted(zip(table.column("video_id").to_pylist(), _keys(table), strict=True)):
             if name in position and videos.labels[position[name]] >= 0:

@@ -27,7 +27,7 @@ from pipeline.flow.table import closing_lines
 from pipeline.flow.targets import network_targets
 from pipeline.flow.tasks import Host, LabelTask, run_labelling
 from pipeline.flow.teacher import Model
-from pipeline.flow.train_accuracy import TrainAccuracy, draw
+from pipeline.flow.train_accuracy import MOST_HELD, TrainAccuracy, draw
 from pipeline.flow.videos import Videos, Views
 from pipeline.models.registry import build_network
 from pipeline.models.spec import NetworkSpec
@@ -146,12 +146,18 @@ def test_evaluation_views_of_training_videos_are_used_where_stored(root: Path, t
 
 def test_the_sample_is_bounded_and_the_same_each_time(made: Small) -> None:
     stored = open_dataset(made.views.folders["train"], made.views.digest("train"))
-    some = draw(stored, made.videos, most=5, shards=2)
+    some = draw(stored, made.videos, most=5)
     assert len(some.videos) == 5
-    assert len(some.keys) <= 2
-    assert draw(stored, made.videos, most=5, shards=2).keys == some.keys
+    assert draw(stored, made.videos, most=5).keys == some.keys
     assert set(some.videos) <= set(made.videos.of("train"))
-    assert TrainAccuracy(made.videos, made.views).of([made.plan.networks[0]], []) is not None
+    whole = sum(part.size for shard in stored.snapshot.shards for part in shard.objects)
+    half = draw(stored, made.videos, read=whole // 2)
+    assert len(half.keys) == len(stored.shard_ids) // 2 > 1
+    assert {stored.shard_ids[0], stored.shard_ids[-1]} <= half.keys.keys()
+    small = TrainAccuracy(made.videos, made.views, raster=MOST_HELD // 3)  # so large that three of them are the limit
+    found = small.of([made.plan.networks[0]], [])
+    assert found is not None
+    assert found["videos"] == 3
 
 
 def test_figures_of_validation_are_not_scaled_and_say_that_they_are_selected(made: Small, metrics: dict) -> None:
