@@ -57,6 +57,12 @@ class Assistants(Section):
         return self
 
 
+class Labeller(Network):
+    """The network that fold models are. `saw_labels` as for a teacher: they never start from weights that saw them."""
+
+    saw_labels: bool | None = None
+
+
 class Student(Network):
     """The network that is wanted in the end."""
 
@@ -78,13 +84,14 @@ class GivenTeacher(Network):
 class Teacher(GivenTeacher):
     """The large network. `fit: false` takes `weights` as they are.
 
-    `saw_labels` declares whether those weights were ever fitted on this manifest's labels: where they were, their own
+    `saw_labels` declares whether its weights were ever fitted on this manifest's labels (null: what their model.json
+    says, else true for a file and false for a library's weights by name): where they were, their own
     predictions cannot refine those labels.
     """
 
     model: str = "compact"
     fit: bool = True
-    saw_labels: bool = True
+    saw_labels: bool | None = None
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)

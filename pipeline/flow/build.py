@@ -192,6 +192,12 @@ def objective(recipe: Recipe, classes: int, **changes: Any) -> Any:
     return replace(found, standardize=found.standardize and classes > 2)
 
 
+def validation_trusted(recipe: Recipe) -> bool:
+    """Whether validation labels are taken to be right: as the recipe says, else unless it injects noise into them."""
+    said, noise = recipe.labels.trust_validation, recipe.manifest.noise
+    return (noise.kind == "none" or "val" not in noise.splits) if said is None else said
+
+
 def device(wanted: str) -> str:
     """`auto` resolved before anything is hashed: cuda where this driver sees one."""
     if wanted != "auto":

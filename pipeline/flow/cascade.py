@@ -26,6 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.folds import decodable
+from pipeline.flow.seen import names_seen, of_weights
 from pipeline.flow.step import Step, content, describe, is_done
 from pipeline.flow.targets import Targets, network_targets
 from pipeline.flow.tasks import LabelTask, StatisticsTask, Task, TrainTask
@@ -203,11 +204,16 @@ class CascadePlanner:
         called = arm.name if not self._replicate else f"{arm.name}, seed {self._replicate + 1}"
         run_id = "" if is_done(folder) else self.context.track().start_run(called, parent=self.context.parent_run)
         job = self._job(arm, called, step, weights if sources else None, bool(sources))
-        self._tasks.append(TrainTask(job, data, str(folder), extras(self.context, saw_labels=True), run_id))
+        self._tasks.append(TrainTask(job, data, str(folder), self._extras(arm, sources), run_id))
         model = Model(called, folder, step.key)
         targets = network_targets(self.context, self.views, model)
         self._label(model, targets, ("eval",) if arm.last else ("train", "eval"))
         return Trained(arm.name, arm.role, model, job.steps, targets, arm.spec, self._replicate)
+
+    def _extras(self, arm: _Arm, sources: list[Trained]) -> dict[str, Any]:
+        """Of model.json: the labels that the teachers and the first weights have seen are seen by it, too."""
+        taught = [names_seen(content(source.model.folder)) for source in sources if is_done(source.model.folder)]
+        return extras(self.context, of_weights(arm.section.weights), *taught)
 
     def _label(self, model: Model, targets: Targets, plans: tuple[str, ...]) -> None:
         recipe = self.context.recipe

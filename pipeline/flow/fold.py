@@ -1,6 +1,6 @@
 """One fold model: trained without its fold, it labels the fold's videos and the validation videos. Runs on any host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ LOGITS = "logits"
 
 @dataclass(frozen=True)
 class FoldTask(Json):
-    """`held_out`: the fold's videos. `validation`: videos of `check_frames` (`flow.check_views`), () without any."""
+    """`held_out`: the fold's videos. `validation`: videos of `check_frames` (`flow.check_views`), () without any.
+    `seen`: what model.json says of the labels that it saw."""
 
     job: Job
     data: DataSpec
@@ -32,6 +33,7 @@ class FoldTask(Json):
     check_snapshot: str
     validation: tuple[str, ...]
     micro_batch: int
+    seen: dict[str, Any] = field(default_factory=lambda: {"saw_labels": True})
 
     @property
     def marker(self) -> str:
@@ -43,7 +45,7 @@ class FoldTask(Json):
 def run_fold(task: FoldTask, host: Host | None = None) -> str:
     """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
     folder = place(task.out)
-    run_training(TrainTask(task.job, task.data, task.out, {"saw_labels": True, "fold": task.job.name}), host or Host())
+    run_training(TrainTask(task.job, task.data, task.out, {**task.seen, "fold": task.job.name}), host or Host())
     if read_marker(folder, task.marker) is None:
         assert task.data.snapshot is not None
         held_out = _logits(task, task.data.frames, task.data.snapshot, task.held_out)

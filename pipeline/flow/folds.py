@@ -8,10 +8,18 @@ import numpy as np
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
-from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
+from pipeline.flow.build import (
+    manifest_name,
+    network_fields,
+    network_spec,
+    optimiser,
+    train_device,
+    validation_trusted,
+)
 from pipeline.flow.check_views import CheckViews, check_views
 from pipeline.flow.context import Context
 from pipeline.flow.demands import warm_actors
+from pipeline.flow.seen import of_weights, passed_on
 from pipeline.flow.step import Step, Timing
 from pipeline.flow.videos import Videos, Views
 
@@ -89,16 +97,10 @@ def _asked(context: Context, teacher: Path, judge: Judge, check: CheckViews, vid
     return logits if judge.class_index is None else logits[:, :, list(judge.class_index)]
 
 
-def validation_trusted(context: Context) -> bool:
-    """Whether validation labels are taken to be right: as the recipe says, else unless it injects noise into them."""
-    said, noise = context.recipe.labels.trust_validation, context.recipe.manifest.noise
-    return (noise.kind == "none" or "val" not in noise.splits) if said is None else said
-
-
 def trusted_views(context: Context, videos: Videos, views: Views, timing: Timing) -> CheckViews | None:
     """Training views of the labelled validation videos; None where there are none, or their labels are not trusted."""
     rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
-    if not rows or not validation_trusted(context):
+    if not rows or not validation_trusted(context.recipe):
         return None
     return check_views(context, videos, rows, timing)
 
@@ -179,6 +181,7 @@ def fold_tasks(
                 "" if check is None else check.snapshot,
                 tuple(validation),
                 recipe.plan.micro_batch,
+                passed_on(manifest_name(recipe), of_weights((recipe.labels.labeller or recipe.teacher).weights)),
             )
         )
     return tasks

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pipeline.artifacts.commit import write_table
 from pipeline.artifacts.schemas import labels_schema, tensor_array
 from pipeline.config.base import identity_fields
+from pipeline.flow.build import validation_trusted
 from pipeline.flow.context import Context
-from pipeline.flow.folds import Judge, cross_fitted, decodable, judged, labeller_fields, validation_trusted
+from pipeline.flow.folds import Judge, cross_fitted, decodable, judged, labeller_fields
 from pipeline.flow.step import TABLE, Made, Step, Timing, ensure, facts_of
 from pipeline.flow.videos import Videos, Views
 
@@ -44,7 +45,7 @@ def refined_labels(
     place of fold models.
     """
     section, timing = context.recipe.labels, context.timing("refine-labels")
-    fields = identity_fields(section) | {"channel": section.channel, "trust": validation_trusted(context)}
+    fields = identity_fields(section) | {"channel": section.channel, "trust": validation_trusted(context.recipe)}
     inputs: dict[str, Any] = {"manifest": videos.label_digest(["train", "val"]), "groups": _group_digest(videos)}
     if section.channel != "none":
         inputs |= {plan: views.digest(plan) for plan in ("train", "eval")}
@@ -112,7 +113,7 @@ def _refine(
     )
     columns = {"ids": [videos.ids[row] for row in rows], "q": refined.q, "weight": refined.weight}
     columns |= {"flipped": refined.flipped, "predicted": refined.predicted}
-    return _write(folder, attempt, columns), refined.report | {"validation_trusted": validation_trusted(context)}
+    return _write(folder, attempt, columns), refined.report | {"validation_trusted": validation_trusted(context.recipe)}
 
 
 def _write(folder: Path, attempt: str, columns: dict[str, Any]) -> list[Any]:

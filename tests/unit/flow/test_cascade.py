@@ -37,7 +37,7 @@ def trained(name: str) -> Trained:
 def plan(
     tmp_path: Path, *sets: str, classes: int = 5, teachers: Teachers | None = None, **sections: Any
 ) -> CascadePlan:
-    quiet = ["tracking.enabled=false", *sets]
+    quiet = ["tracking.enabled=false", "manifest.name=small", *sets]
     recipe = build_recipe({"workspace": str(tmp_path), "train": {"steps": 40}, **sections}, quiet)
     views = Views(
         {name: tmp_path / name for name in PLANS},

@@ -7,10 +7,9 @@ import pytest
 
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
-from pipeline.flow.build import view_policy
+from pipeline.flow.build import validation_trusted, view_policy
 from pipeline.flow.check_views import check_views
 from pipeline.flow.context import Context
-from pipeline.flow.folds import validation_trusted
 from pipeline.flow.plans import plan_step, scan, update_plans
 from pipeline.flow.step import Timing
 from pipeline.flow.videos import Videos
@@ -66,4 +65,4 @@ def test_no_training_view_of_a_validation_video_enters_the_train_plan(scanned: t
 def test_validation_is_trusted_unless_noise_is_injected_there_or_the_recipe_says_so(
     sets: list[str], trusted: bool, tmp_path: Path
 ) -> None:
-    assert validation_trusted(context(tmp_path, tmp_path / "workspace", *sets)) is trusted
+    assert validation_trusted(context(tmp_path, tmp_path / "workspace", *sets).recipe) is trusted
