@@ -56,7 +56,7 @@ def accuracy_interval(
     if found.low is None or found.high is None:
         return found
     if found.low == found.high:
-        return _as_one_trial(float(values.mean()), group_count(values, groups), level)
+        return _as_one_trial(float(values.mean()), group_count(values, groups), level, groups)
     return Interval(max(found.low, 0.0), min(found.high, 1.0), level, found.method + _one_group_classes(labels, groups))
 
 
@@ -155,9 +155,9 @@ def _with_seeds(values: np.ndarray, error: float, count: int, quantile: float) -
     return float(stats.t.ppf(quantile, freedom)) * math.sqrt(total)
 
 
-def _as_one_trial(share: float, count: int, level: float) -> Interval:
-    found = wilson(share * count, count, level=level)
-    return Interval(found.low, found.high, level, f"Wilson over {count} groups, all equally accurate")
+def _as_one_trial(share: float, count: int, level: float, groups: np.ndarray | None) -> Interval:
+    found, unit = wilson(share * count, count, level=level), "videos" if independent(groups) else "groups"
+    return Interval(found.low, found.high, level, f"Wilson over {count} {unit}, all equally accurate")
 
 
 def _one_group_classes(labels: np.ndarray, groups: np.ndarray | None) -> str:
