@@ -158,7 +158,8 @@ def to_labels(way: Way) -> Way:
     judged_by_teacher(way.context.recipe)
     to_frames(way)
     judge = way.stored if judged_by_teacher(way.context.recipe) else None
-    way.labels = refined_labels(way.context, way.videos, way.views, judge)
+    teacher = way.teacher.folder if judge is not None else None
+    way.labels = refined_labels(way.context, way.videos, way.views, judge, teacher)
     return way
 
 
