@@ -85,15 +85,14 @@ def mean_interval(
         least = 2 if unit == "videos" else LEAST_GROUPS
         return Interval(None, None, level, f"no interval: {count} {unit}, at least {least} are needed")
     mean, error = float(values.mean()), cluster_error(values.mean(axis=0), groups)
+    quantile = 0.5 + level / 2
     if len(values) > 1:
-        half, method = (
-            _with_seeds(values, error, count, 0.5 + level / 2),
-            f"t over {len(values)} replicates and {count} {unit}",
-        )
+        half = _with_seeds(values, error, count, quantile)
+        method = f"t over {len(values)} replicates and {count} {unit}"
     elif groups is not None and unit == "groups" and count >= BOOTSTRAP_GROUPS:
         return group_bootstrap(values[0], groups, level=level, draws=draws, seed=seed)
     else:
-        half, method = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error, f"t over {count} {unit}"
+        half, method = float(stats.t.ppf(quantile, count - 1)) * error, f"t over {count} {unit}"
     return Interval(mean - half, mean + half, level, method)
 
 
