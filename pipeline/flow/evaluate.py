@@ -141,7 +141,8 @@ def _entry(
     interval = accuracy_interval(method.correct, table.labels, table.groups, draws=recipe.evaluate.bootstrap)
     shape = (recipe.views.num_frames, *recipe.views.size)
     price = cost(load_network(content(method.runs[0].model.folder)), shape, repeats=recipe.evaluate.latency_runs)
-    seen = [_table(videos, run, teacher, "train") for run in method.runs]
+    stored = "train" in recipe.views.eval.splits
+    seen = [_table(videos, run, teacher, "train") for run in method.runs] if stored else []
     validated = [float(table.correct.mean()) for table in method.validation]
     top1 = [one["top1"] for one in found]
     return {

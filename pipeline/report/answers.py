@@ -34,10 +34,10 @@ def sentence(item: Comparison) -> str:
 
 
 def caveats(facts: ReportFacts) -> list[str]:
-    """What the table cannot say: selected figures, no share of a gap, one seed."""
+    """What the table cannot say: no share of a gap, one seed."""
     single = facts.networks and all(len(row.replicates) < 2 for row in facts.networks)
     seeds = "One training of each network: the intervals cover videos, not the spread over seeds." if single else ""
-    return [text for text in (facts.selected, facts.gap_reason, seeds) if text]
+    return [text for text in (facts.gap_reason, seeds) if text]
 
 
 def counted(facts: ReportFacts) -> str:
