@@ -57,7 +57,7 @@ def block(facts: dict[str, Any]) -> str:
     day, minutes = facts["finished"][:10], facts["seconds"]["total"] / 60
     spread = f", mean ± s.d. of {seeds} seeds" if seeds > 1 else ""
     head = [
-        "![Accuracy against cost of the demo's networks](jobs/bench/demo.png)",
+        "![Accuracy of the demo's networks, with intervals](jobs/bench/demo.png)",
         "",
         f"| {day}, {facts['split']} videos{spread} | top-1 | 95 % interval | parameters | MFLOPs a clip | steps |",
         "|---|---|---|---|---|---|",

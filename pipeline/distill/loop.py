@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.artifacts.order import steps_per_epoch
 from pipeline.distill import distributed
 from pipeline.distill.memory import TrainingData
 from pipeline.distill.spec import Job
 from pipeline.distill.state import CheckpointStore, NoCheckpoints, pack, unpack
 from pipeline.distill.training import Training, process_settings
+from pipeline.errors import ConfigError
 from pipeline.models.network import VideoNetwork
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def train(
     """
     began = time.monotonic()
     reporter, checkpoints = reporter or Silent(), checkpoints or NoCheckpoints()
-    steps_per_epoch(data.clips, job.batch_size)
+    _check_clips(job, data.clips)
     with process_settings(job):
         training = Training(job, data, rank=rank, world=world)
         metrics = _resume(training, checkpoints)
@@ -83,6 +83,15 @@ def train(
         metrics |= training.keep_best()
     metrics |= {"seconds": time.monotonic() - began, "resumed_at": float(resumed_at)}
     return Trained(training.network.eval(), metrics, training.step)
+
+
+def _check_clips(job: Job, clips: int) -> None:
+    """ConfigError where an epoch has no full batch, with the field that decides for this job."""
+    if clips < job.batch_size:
+        raise ConfigError(
+            f"job {job.name!r} has {clips} clips to learn from, fewer than one batch of {job.batch_size}: lower "
+            f"{job.batch_field}, or give it more labelled videos (manifest.label_fraction, manifest.split)"
+        )
 
 
 def _run(

@@ -106,6 +106,8 @@ class Job(Json):
     `labelled_share` of each batch is drawn from the labelled clips (None: as they come). `source_weights`: what each
     source's KL counts, all of them at every step (None: as `wiring` says).
 
+    `batch_field` is what a recipe calls its batch size, for messages.
+
     `checkpoint_every` and `log_every` count steps and change no value. `threads` (per process), `device` ("cpu",
     "cuda") and `dtype` ("float32", or "bfloat16": autocast of the network's forward) do.
     """
@@ -133,6 +135,7 @@ class Job(Json):
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    batch_field: str = "train.batch_size"
 
     def __post_init__(self) -> None:
         known("schedule", self.schedule, SCHEDULES)

@@ -166,6 +166,7 @@ def fold_tasks(
             log_every=recipe.train.log_every,
             threads=recipe.train.threads,
             device=train_device(recipe.train),
+            batch_field="teacher.batch_size (of the fold models; labels.folds decides what is left to each)",
         )
         data = DataSpec(
             str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels), keep=keep

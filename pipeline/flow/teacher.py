@@ -107,6 +107,7 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
         threads=train.threads,
         device=train_device(train),
         dtype=train.dtype,
+        batch_field="teacher.batch_size",
     )
 
 
