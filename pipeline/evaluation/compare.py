@@ -199,7 +199,9 @@ def _same_replicates(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray,
     first, second = np.atleast_2d(first), np.atleast_2d(second)
     assert first.shape[1] == second.shape[1], "both methods are scored on the same videos"
     if 1 not in (len(first), len(second)) and len(first) != len(second):
-        raise InputError(f"compare: {len(first)} replicates of one method, {len(second)} of the other; run the same ones")
+        raise InputError(
+            f"compare: {len(first)} replicates of one method, {len(second)} of the other; run the same ones"
+        )
     rows = max(len(first), len(second))
     return np.broadcast_to(first, (rows, first.shape[1])), np.broadcast_to(second, (rows, first.shape[1]))
 

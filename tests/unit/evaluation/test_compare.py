@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.errors import InputError
-from pipeline.evaluation.compare import bootstrap_groups_seeds, discordance, holm, paired_difference
+from pipeline.evaluation.compare import bootstrap_groups_seeds, discordance, holm, paired_difference, paired_interval
 
 
 def test_t_interval_of_five_replicates():
@@ -86,3 +87,109 @@ def test_holm_by_hand():
     assert found == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.5})
     assert list(found) == ["a", "b", "c", "d"]
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_duplicates_of_a_group_do_not_make_a_difference_significant():
+    """Eight scenes; seven differ for the first, by one video. Each video ten times: McNemar calls it certain."""
+    generator = np.random.default_rng(0)
+    first, second = generator.random((2, 8)) < np.array([[0.8], [0.5]])
+    groups = np.arange(8)
+    many = [np.repeat(values, 10) for values in (first, second, groups)]
+    single, tenfold = paired_interval(first, second, groups), paired_interval(*many)
+    assert discordance(many[0], many[1]).p < 0.01
+    assert single.word == tenfold.word == "not distinguishable"
+    assert tenfold.difference == single.difference
+    assert tenfold.low < 0 < tenfold.high
+    assert tenfold.method == "t over 8 groups"
+    assert tenfold.p is None
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "said"),
+    [(5, 0, "not distinguishable"), (6, 0, "better"), (0, 6, "worse"), (7, 1, "not distinguishable"), (8, 1, "better")],
+)
+def test_independent_videos_agree_with_the_exact_test(only_first, only_second, said):
+    first = np.array([True] * only_first + [False] * only_second + [True] * 100)
+    second = np.array([False] * only_first + [True] * only_second + [True] * 100)
+    found = paired_interval(first, second, np.arange(len(first)))
+    assert found.word == said
+    assert (found.p < 0.05) == (said != "not distinguishable")
+    assert found.method == f"adjusted Wald over {len(first)} paired videos"
+
+
+def test_adjusted_wald_by_hand():
+    first, second = np.array([1, 1, 1, 1, 0, 0, 1, 0, 1, 1], bool), np.array([1, 0, 0, 0, 1, 0, 1, 0, 1, 1], bool)
+    p, q = 4 / 12, 2 / 12
+    half = 1.959963984540054 * math.sqrt((p + q - (p - q) ** 2) / 12)
+    found = paired_interval(first, second, None)
+    assert (found.low, found.high) == pytest.approx((p - q - half, p - q + half))
+    assert found.difference == pytest.approx(0.2)
+
+
+def test_few_groups_have_a_difference_and_no_interval():
+    found = paired_interval(np.ones(20, bool), np.zeros(20, bool), np.repeat(np.arange(5), 4))
+    assert (found.difference, found.low, found.high, found.word) == (1.0, None, None, "no interval")
+    assert found.method == "no interval: 5 groups, at least 6 are needed"
+
+
+def test_equal_groups_are_not_certain():
+    found = paired_interval(np.ones(32, bool), np.ones(32, bool), np.repeat(np.arange(8), 4))
+    assert found.word == "not distinguishable"
+    assert found.low < -0.2
+    assert found.high > 0.2
+
+
+def test_one_row_pairs_with_every_replicate():
+    generator = np.random.default_rng(1)
+    students, teacher = generator.random((3, 200)) < 0.7, generator.random(200) < 0.9
+    found = paired_interval(students, teacher, None)
+    assert found.difference == pytest.approx(students.mean() - teacher.mean())
+    assert (found.replicates, found.word) == (3, "worse")
+    with pytest.raises(InputError, match="3 replicates of one method, 2 of the other"):
+        paired_interval(students, students[:2], None)
+
+
+def test_satterthwaite_by_hand():
+    first, second = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], bool), np.zeros((3, 4), bool)
+    second[:, 0] = True
+    values = first.astype(float) - second
+    seeds, videos = values.mean(axis=1).var(ddof=1) / 3, values.mean(axis=0).var(ddof=1) / 4
+    freedom = (seeds + videos) ** 2 / (seeds**2 / 2 + videos**2 / 3)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(seeds + videos)
+    found = paired_interval(first, second, None)
+    assert (found.low, found.high) == pytest.approx((max(values.mean() - half, -1), min(values.mean() + half, 1)))
+
+
+@pytest.mark.parametrize("replicates", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize(("groups", "size"), [(100, 1), (10, 6)])
+def test_coverage_over_seeds_and_videos(replicates, spread, groups, size):
+    """Two methods of equal mean; seeds spread by `spread`, groups by .2 (uniform). Nominal 95."""
+    generator = np.random.default_rng(7)
+    group_of = np.repeat(np.arange(groups), size)
+    hit, draws = 0, 300
+    for _ in range(draws):
+        rate = 0.5 + generator.uniform(-0.2, 0.2, groups)[group_of]
+        first = generator.random((replicates, len(group_of))) < rate + spread * generator.standard_normal(
+            (replicates, 1)
+        )
+        second = generator.random((replicates, len(group_of))) < 0.5 + spread * generator.standard_normal(
+            (replicates, 1)
+        )
+        found = paired_interval(first, second, group_of)
+        hit += found.low <= 0 <= found.high
+    assert hit / draws >= 0.91
+
+
+@pytest.mark.parametrize(("groups", "size"), [(200, 1), (6, 8), (12, 5), (20, 5)])
+def test_coverage_of_a_paired_difference(groups, size):
+    generator = np.random.default_rng(3)
+    group_of = np.repeat(np.arange(groups), size)
+    hit, draws = 0, 300
+    for _ in range(draws):
+        rate = generator.uniform(0.4, 0.9, groups)[group_of]
+        first = generator.random(len(group_of)) < rate
+        second = generator.random(len(group_of)) < rate - generator.uniform(0, 0.2, groups)[group_of]
+        found = paired_interval(first, second, group_of, draws=300)
+        hit += found.low <= 0.1 <= found.high
+    assert hit / draws >= 0.90
