@@ -78,6 +78,9 @@ class GivenTeacher(Network):
 class Teacher(GivenTeacher):
     """The large network. `fit: false` takes `weights` as they are.
 
+    `accept_weak: true` distils a teacher that is not better than the majority class on the validation videos; without
+    it a run ends there.
+
     `saw_labels` declares whether those weights were ever fitted on this manifest's labels: where they were, their own
     predictions cannot refine those labels.
     """
@@ -85,6 +88,7 @@ class Teacher(GivenTeacher):
     model: str = "compact"
     fit: bool = True
     saw_labels: bool = True
+    accept_weak: bool = runtime(False)
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)

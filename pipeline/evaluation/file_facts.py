@@ -38,7 +38,7 @@ def guess(
     of equal ones the largest. Whoever is as near as the k-th neighbour votes as well, and a tie goes to the class with
     more training videos. At most MOST training videos, drawn from `seed`. AssertionError without any.
     """
-    assert len(training) == len(labels) == len(groups) and len(training)
+    assert len(training) == len(labels) == len(groups) > 0
     if len(training) > MOST:
         chosen = np.sort(np.random.default_rng(seed).choice(len(training), MOST, replace=False))
         training, labels, groups = training[chosen], labels[chosen], groups[chosen]

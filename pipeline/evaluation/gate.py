@@ -23,7 +23,7 @@ LEVEL = 0.95
 
 
 def majority_class(training: np.ndarray) -> int:
-    """The most frequent of the labels (N,) int64, of equal ones the first; -1 is no label. AssertionError without any."""
+    """The most frequent of the labels (N,) int64, of equal ones the first; -1 is none. AssertionError without any."""
     given = training[training >= 0]
     assert len(given), "no training video has a label"
     return int(np.bincount(given).argmax())

@@ -191,9 +191,19 @@ def to_targets(way: Way) -> Way:
     return way
 
 
+def to_gate(way: Way) -> Way:
+    """The teacher has shown that there is something to learn from it, or was accepted without. JobError else."""
+    to_targets(way)
+    from pipeline.flow.gate import gate
+
+    assert way.stored is not None
+    gate(way.context, way.videos, way.views, way.labels, way.teacher, way.stored)
+    return way
+
+
 def to_cascade(way: Way) -> Way:
     """The cascade that will learn from them: planned, with an open MLflow run for each network to be trained."""
-    to_targets(way)
+    to_gate(way)
     from pipeline.flow.cascade import CascadePlanner
 
     way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, way.taught).plan()
