@@ -95,6 +95,54 @@ def in_words(found: dict[str, Any]) -> list[str]:
     return [verdict(found), *warnings(found)] if found["looked"] else [str(found["why"])]
 
 
+def gate_summary(context: Context) -> dict[str, Any] | None:
+    """What summary.json says of the gate."""
+    found = found_of(context)
+    return None if found is None else {"says": in_words(found), **found}
+
+
+def gate_line(context: Context) -> str:
+    """What the model card says of the teacher; empty where the gate was not asked."""
+    found = found_of(context)
+    return "" if found is None else " ".join(in_words(found))
+
+
+def gate_facts(context: Context) -> Any:
+    """The report's section, None where the gate was not asked."""
+    from pipeline.report.facts import Gate, Table
+
+    found = found_of(context)
+    if found is None or not found["looked"]:
+        return None if found is None else Gate(in_words(found))
+    columns = [
+        "on validation",
+        "top-1 (%)",
+        "95 % interval",
+        "teacher's lead (points)",
+        "95 % interval",
+        "videos",
+        "groups",
+    ]
+    counts = [found["videos"], found["groups"]]
+    rows = [
+        [row["name"], 100 * row["top1"], _bounds(row), *_lead(found, row["name"]), *counts] for row in found["rows"]
+    ]
+    methods = dict.fromkeys(row["method"] for row in found["rows"])
+    leads = dict.fromkeys(lead["method"] for lead in found["leads"].values())
+    how = f"Intervals: {'; '.join(methods)}. Of the paired differences: {'; '.join(leads)}."
+    notes = "".join(f" {row['name'].capitalize()}: {row['note']}." for row in found["rows"] if row["note"])
+    return Gate(in_words(found), Table("", columns, rows, how + notes))
+
+
+def _bounds(values: dict[str, Any]) -> str:
+    return "none" if values["low"] is None else f"{100 * values['low']:.1f} to {100 * values['high']:.1f}"
+
+
+def _lead(found: dict[str, Any], name: str) -> list[Any]:
+    lead = found["leads"].get(name)
+    return ["", ""] if lead is None else [100 * lead["difference"], _bounds(lead)]
+
+
 def _file_facts(context: Context, videos: Videos) -> np.ndarray:
     """(all videos, F) in the order of `videos`, NaN where a header is silent."""
     from pipeline.evaluation.file_facts import FACTS

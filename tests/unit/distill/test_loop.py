@@ -193,7 +193,9 @@ def test_a_loss_that_is_not_finite_names_step_term_and_job() -> None:
 
 def test_weights_that_explode_in_the_last_step_are_not_saved() -> None:
     store = MemoryCheckpoints()
-    with pytest.raises(JobError, match=r"job 'toy': body\.stem\S+ is not finite after step 1 of 1.*lower optimiser\.lr"):
+    with pytest.raises(
+        JobError, match=r"job 'toy': body\.stem\S+ is not finite after step 1 of 1.*lower optimiser\.lr"
+    ):
         train(job(steps=1, lr=1e39, method="supervised"), data(0), checkpoints=store)
     assert store.latest() is None
 

@@ -19,9 +19,12 @@ from pipeline.flow import gate as gates
 from pipeline.flow.collect import referenced
 from pipeline.flow.context import Context
 from pipeline.flow.run import Way, begin, to_gate, to_targets
+from pipeline.report.facts import ReportFacts
+from pipeline.report.page import render
 from tests.support.videos import write_video
 from tests.unit.flow import precomputed, small
 
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 TEACHER_MODULE = "tests.unit.flow.gate_teacher:build"
 SIZES = {0: (32, 48), 1: (48, 64)}
 Row = tuple[str, str, int]  # split, given label, what is shown
@@ -180,6 +183,23 @@ def test_file_facts_that_give_the_class_away_are_told(
     assert "), distinguishable on 24 validation videos" in text
 
 
+def test_summary_page_and_card_say_what_the_gate_found(permuted: tuple[Path, Path], good: tuple[Path, Path]) -> None:
+    weak, strong = context(*permuted, "teacher.accept_weak=true"), context(*good)
+    to_gate(begin(weak))
+    to_gate(begin(strong))
+    summary = gates.gate_summary(weak)
+    assert summary is not None
+    assert (summary["weak"], len(summary["says"])) == (True, 2)
+    assert "File facts alone" in gates.gate_line(weak)
+    assert "the teacher has 100.0 %; that is better than" in gates.gate_line(strong)
+    page = render(ReportFacts(gate=gates.gate_facts(weak)))
+    assert "Is the teacher worth distilling?" in page
+    assert "File facts alone (width, height, frames, bytes, fps; no pixel) are better than the teacher" in page
+    for name in (TEACHER, FILES, MAJORITY):
+        assert f'<th scope="row">{name}</th>' in page
+    assert "Is the teacher worth distilling?" not in render(ReportFacts())
+
+
 def test_a_probe_that_is_offered_stands_beside_the_teacher(good: tuple[Path, Path]) -> None:
     way = to_targets(begin(context(*good)))
     named = [way.videos.ids[row] for row in way.videos.of("val")][4:]
@@ -196,7 +216,6 @@ def test_a_probe_that_is_offered_stands_beside_the_teacher(good: tuple[Path, Pat
     with_probe = way.context.keys["gate"]
     gates.gate(*inputs, probe)
     assert len(asked) == 1, "done before"
-    gates.gate(*inputs, lambda *_: None)
     assert PROBE not in top1(gates.gate(*inputs))
     assert way.context.keys["gate"] != with_probe
 
