@@ -18,7 +18,7 @@ def main(
 
 def _work(recipe: "Recipe", name: str) -> Path:
     from jobs.commands import walk
-    from pipeline.flow.run import to_targets
+    from pipeline.flow.run import to_gate
     from pipeline.flow.sweep import sweep
 
-    return walk(recipe, name, lambda way: sweep(to_targets(way)))
+    return walk(recipe, name, lambda way: sweep(to_gate(way)))

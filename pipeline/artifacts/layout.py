@@ -20,7 +20,19 @@ from pipeline.errors import ConfigError, InputError
 
 SCHEMA = "1.0"
 REFERENCES = "references.json"  # in a run's folder: the keys of all artefacts that it stands on
-KINDS = ("manifest", "plan", "frames", "targets", "statistics", "labels", "models", "evaluation", "export", "sweep")
+KINDS = (
+    "manifest",
+    "plan",
+    "frames",
+    "targets",
+    "statistics",
+    "labels",
+    "models",
+    "evaluation",
+    "export",
+    "sweep",
+    "gate",
+)
 
 
 def check_version(found: object, what: str) -> None:

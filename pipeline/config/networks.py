@@ -84,6 +84,9 @@ class GivenTeacher(Network):
 class Teacher(GivenTeacher):
     """The large network. `fit: false` takes `weights` as they are.
 
+    `accept_weak: true` distils a teacher that is not better than the majority class on the validation videos; without
+    it a run ends there.
+
     `saw_labels` declares whether its weights were ever fitted on this manifest's labels (null: what their model.json
     says, else true for a file and false for a library's weights by name): where they were, their own
     predictions cannot refine those labels.
@@ -92,6 +95,7 @@ class Teacher(GivenTeacher):
     model: str = "compact"
     fit: bool = True
     saw_labels: bool | None = None
+    accept_weak: bool = runtime(False)
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)

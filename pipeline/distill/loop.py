@@ -70,7 +70,7 @@ def train(
     On the CPU the result depends on job and data alone, bit for bit, whatever was interrupted. With world > 1 a process
     group is initialised and every rank calls this with the same job; only rank 0 uses `checkpoints`. The caller writes
     the network (`models.weights.save_network`). Raises ConfigError and InputError where job and data do not fit,
-    JobError where the loss is not finite.
+    JobError where the loss, or a weight that would be saved, is not finite.
     """
     began = time.monotonic()
     reporter, checkpoints = reporter or Silent(), checkpoints or NoCheckpoints()
@@ -121,6 +121,7 @@ def _run(
             stop = due and not done and distributed.any_rank(reporter.stop(), training.world, training.device)
             stop = stop or (training.exhausted and not done)
             if done or stop or training.step % job.checkpoint_every == 0:
+                training.check_weights()
                 _save(training, checkpoints, metrics)
             if stop:
                 return metrics

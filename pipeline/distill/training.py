@@ -143,6 +143,17 @@ class Training:
         if self.selection is not None:
             self.selection = Selection(**state["selection"])
 
+    def check_weights(self) -> None:
+        """JobError where a parameter or buffer is not finite: the loss, looked at before a step, cannot tell what that
+        step made of them."""
+        for part in (self.network, self.loss):
+            for name, value in [*part.named_parameters(), *part.named_buffers()]:
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise JobError(
+                        f"job {self.job.name!r}: {name} is not finite after step {self.step} of {self.job.steps}, and "
+                        "nothing of it is saved; lower optimiser.lr, or set optimiser.clip_norm"
+                    )
+
     def _forward(self, batch: TensorBatch, phase: Phase) -> Loss:
         job = self.job
         # Without a use for logits the head is not computed, which also tells DDP that it gets no gradient.

@@ -16,7 +16,8 @@ class CardFacts:
     `metrics` and `cost` are the dicts of `evaluation.metrics.video_metrics` and `evaluation.cost.Cost.as_dict`;
     `evaluated` holds what is beside them: split, selected, majority, train (accuracy on training videos), comparisons
     (first, second, difference, low, high, word, method), and mean (of replicates: top1, sd, top1_interval, replicates);
-    `videos` counts videos per split; `licence` is the recipe's, None where it gives none.
+    `videos` counts videos per split; `licence` is the recipe's, None where it gives none; `teacher_check`
+    says how the teacher did on validation, before anything was distilled from it.
     """
 
     name: str
@@ -25,6 +26,7 @@ class CardFacts:
     licence: str | None = None
     teacher: str = ""
     teacher_digest: str = ""
+    teacher_check: str = ""
     method: str = ""
     labels: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def _data(facts: CardFacts) -> str:
 def _method(facts: CardFacts) -> str:
     used = f"{_line(facts.method)}. " if facts.method else ""
     teacher = f"Teacher: {_line(facts.teacher) or 'unnamed'}, digest `{_line(facts.teacher_digest) or 'unknown'}`. "
+    teacher += f"{_line(facts.teacher_check)} " if facts.teacher_check else ""
     return (
         f"{used}{teacher}The method is reconstructed from the abstract of Wang & Tang, arXiv 2307.05201; its equations "
         "are the project's own reading, and no figure here is that paper's."

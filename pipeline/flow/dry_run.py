@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pipeline.artifacts.layout import Workspace, read_json
 from pipeline.config.recipe import Recipe
+from pipeline.errors import StagedKDError
+from pipeline.flow.apart import apart
 from pipeline.flow.build import PLANS
 from pipeline.flow.context import run_name
 from pipeline.flow.demands import known_capacity, step_demands
@@ -16,6 +18,7 @@ from pipeline.flow.dry_sizes import Answers, PlanSize, duration, known_answers, 
 from pipeline.flow.dry_steps import Row, Survey
 from pipeline.flow.dry_to_do import count_to_do
 from pipeline.flow.estimate import PROBED, Passes, Probe, estimate, probe_videos
+from pipeline.flow.kept import least_kept, probed, some_logits, words
 from pipeline.flow.targets import check_targets
 from pipeline.flow.teacher_times import TeacherTimes, time_teachers
 from pipeline.manifest.entries import SPLITS
@@ -43,7 +46,7 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
         sizes = {plan: _measured(each, told) for plan, each in sizes.items()}
     answers = known_answers(recipe, data.classes) if teachers is None or teachers.each is None else teachers.each
     sizes = {plan: replace(each, targets_bytes=targets_bytes(recipe, answers, plan)) for plan, each in sizes.items()}
-    found = known_capacity(recipe)
+    found, kept = known_capacity(recipe), _top_k(recipe, survey, data.paths if probe else ())
     run = run_name(recipe, name)
     parts = [
         [f"Dry run of {run}: nothing is written, nothing is started."],
@@ -51,10 +54,27 @@ def describe(recipe: Recipe, name: str, *, probe: bool = False) -> str:
         _steps(survey.rows(answers)),
         ["Sizes", *_sizes(recipe, sizes)],
         *([_probed(recipe, told, teachers, answers, sizes, survey, found)] if told and teachers else []),
+        *([[f"Top-k      {kept}"]] if kept else []),
         _resources(recipe, found),
         _warnings([*_refused(teachers), *refusals(recipe, found), *warnings(recipe, data, sizes)]),
     ]
     return "\n\n".join("\n".join(part) for part in parts)
+
+
+def _top_k(recipe: Recipe, survey: Survey, paths: Sequence[str]) -> str:
+    """What top-k targets keep of the dense KL: of what is stored already, else by the teacher's answers for a few
+    videos. Empty where all logits are stored."""
+    if recipe.precompute.codec.top_k is None:
+        return ""
+    own = survey.given[0] if survey.named and not recipe.teacher.fit else None
+    stored = None if own is None else some_logits(survey.targets("eval", own).folder(survey.context.workspace))
+    if stored is not None:
+        return words(least_kept(recipe, stored))
+    try:
+        kept = apart(probed, recipe, list(paths[:: max(1, -(-len(paths) // PROBED))])) if paths else None
+    except StagedKDError as error:
+        return f"what top_k keeps of the dense KL could not be measured: {str(error).splitlines()[0]}"
+    return "what top_k keeps of the dense KL is measured when the targets are stored" if kept is None else words(kept)
 
 
 def _refused(teachers: TeacherTimes | None) -> list[str]:

@@ -180,6 +180,7 @@ class Survey:
             Row("precompute", AFTER_TEACHER, _targets_line(recipe, self.sizes, teachers)),
         ]
         rows = [Row("refine-labels", AFTER_FRAMES, _labels_line(recipe)), *(fitted if teacher.fit else [])]
+        rows.append(Row("gate", AFTER_TARGETS, _gate_line(recipe, self.data)))
         rows.append(Row("distill", AFTER_TARGETS, _distill_line(recipe)))
         rows.append(Row("evaluate", AFTER_STUDENT, f"{self.data.videos.get(recipe.evaluate.split, 0):,} videos"))
         rows += [Row("export", AFTER_STUDENT, "safetensors, torch.export, model card")]
@@ -207,6 +208,14 @@ def _targets_line(recipe: Recipe, sizes: Mapping[str, PlanSize], teachers: Seque
     total = sum(plan.shards_of(plan.videos) for plan in sizes.values())
     own = [plan.views * coded_bytes(recipe, teachers[0], plan.name) for plan in sizes.values()] if teachers else []
     return f"{total} shards" + (f", {size(sum(own))} before compression" if own else "")
+
+
+def _gate_line(recipe: Recipe, data: Data) -> str:
+    count = data.videos.get("val", 0) if "val" in recipe.views.eval.splits else 0
+    if not count:
+        return "cannot look at the teacher: no validation video is planned"
+    weak = "goes on" if recipe.teacher.accept_weak else "ends here"
+    return f"teacher against majority class on {count:,} validation videos; a run with a weak one {weak}"
 
 
 def _labels_line(recipe: Recipe) -> str:

@@ -81,9 +81,9 @@ def probe_videos(recipe: Recipe, paths: Sequence[str]) -> Probe:
     failed: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="stagedkd-probe-") as folder:
         stage = FramesStage(frames_job(recipe, dict.fromkeys(PLANS, Path(folder)), keep_pixels=False))
-        stage(_row(recipe, PLANS[0], paths[0]))  # starting the child is not decoding
+        stage(probe_row(recipe, PLANS[0], paths[0]))  # starting the child is not decoding
         for plan in PLANS:
-            done = [stage(_row(recipe, plan, path)) for path in paths]
+            done = [stage(probe_row(recipe, plan, path)) for path in paths]
             spent[plan] = sum(row["decode_s"] for row in done) / len(paths)
             rasters += [_stored(row) for row in done]
             failed |= {path for path, row in zip(paths, done, strict=True) if _failed(row)}
@@ -162,7 +162,8 @@ def _open(recipe: Recipe, plan: OpenPlan, teachers: int) -> ToDo:
     return ToDo(plan.undecoded_views // per_video, plan.undecoded_views, plan.open_views, labels)
 
 
-def _row(recipe: Recipe, plan: str, path: str) -> dict[str, Any]:
+def probe_row(recipe: Recipe, plan: str, path: str) -> dict[str, Any]:
+    """A micro-batch of views of one video, as the decode stage takes it."""
     keys = view_keys("probe", view_policy(recipe, plan), None)[: recipe.plan.micro_batch]
     same = {"plan": plan, "shard_id": "shard-00000000", "micro_batch": 0, "part": "", "teachers": "[]"}
     many = {"video_ids": ["probe"] * len(keys), "uris": [path] * len(keys)}

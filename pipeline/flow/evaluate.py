@@ -16,6 +16,8 @@ from pipeline.flow.cascade import CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.methods import Method, by_name, comparisons, majority, note_weak_assistants, room
 from pipeline.flow.step import Made, Step, content, ensure, files_of
+from pipeline.flow.targets import Targets
+from pipeline.flow.teacher import Model
 from pipeline.flow.train_accuracy import TrainAccuracy
 from pipeline.flow.videos import Videos, Views
 
@@ -195,6 +197,12 @@ def quarantine_rows(views: Views) -> list[dict[str, str]]:
 def _quarantined(views: Views, wanted: set[str]) -> list[dict[str, str]]:
     rows = [row for row in quarantine_rows(views) if row["video_id"] in wanted]
     return [{name: str(row[name]) for name in ("video_id", "reason", "message")} for row in rows]
+
+
+def validation_table(videos: Videos, model: Model, targets: Targets) -> Any:
+    """The labelled validation videos as a network sees them (`evaluation.metrics.VideoTable`), None without any."""
+    network = Trained(model.name, "teacher", model, 0, targets)
+    return _table(videos, network, network, "val")
 
 
 def validation_top1(videos: Videos, network: Trained, teacher: Trained) -> float:

@@ -11,16 +11,17 @@ from pipeline.config.base import identity_fields
 from pipeline.flow.cascade import CascadePlan
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import read_metrics
+from pipeline.flow.gate import gate_line
 from pipeline.flow.labels import refinement_report
 from pipeline.flow.step import Made, Step, content, ensure, files_of, inside
 from pipeline.flow.videos import Videos, Views
 
-VERSION = 1
+VERSION = 2  # the card says what the gate found of the teacher
 
 
 def export(context: Context, videos: Videos, views: Views, labels: Path, plan: CascadePlan, evaluation: Path) -> Path:
     """The export artefact; its files lie in the folder (or at the address) that the returned path names."""
-    inputs = {"student": plan.student.model.key, "evaluation": evaluation.name}
+    inputs = {"student": plan.student.model.key, "evaluation": evaluation.name, "gate": context.keys.get("gate")}
     fields = identity_fields(context.recipe.export)
     step = Step("export", "export", VERSION, fields, inputs, {"manifest": videos.key})
     context.keys["export"] = step.key
@@ -88,6 +89,7 @@ def _facts(context: Context, videos: Videos, labels: Path, plan: CascadePlan, ev
         licence=recipe.export.licence,
         teacher=recipe.teacher.model,
         teacher_digest=teacher.key,
+        teacher_check=gate_line(context),
         method=f"staged distillation, schedule {recipe.distill.schedule}, K = {recipe.cascade.K}",
         labels=_labels(labels),
         metrics=entry["replicates"][0]["metrics"] or entry["metrics"],

@@ -207,6 +207,7 @@ def table(numbers: Mapping[str, Any]) -> str:
         ("retries", f"{numbers['retries']}; {numbers['halved_shards']} shards with a halved micro-batch"),
         ("quarantine", ", ".join(f"{n} {reason}" for reason, n in numbers["quarantined"].items()) or "none"),
     ]
+    rows += [("top-k", kept["says"]) for kept in numbers.get("top_k", ())]
     if "estimate" in numbers:
         rows.append(("estimated", Estimate(**numbers["estimate"]).words()))
     return "\n".join(f"  {name:<12} {said}" for name, said in rows)

@@ -29,6 +29,7 @@ from pipeline.flow.complete import check_complete
 from pipeline.flow.context import Context
 from pipeline.flow.demands import frame_demands, labels_in_turn, target_demands, teachers_compute
 from pipeline.flow.estimate import expected
+from pipeline.flow.kept import kept_of
 from pipeline.flow.meter import Meter, summary_path, table
 from pipeline.flow.open_plan import OpenPlan
 from pipeline.flow.plans import PlanView, plan_step
@@ -163,7 +164,15 @@ def _run(context: Context, name: str, work: Work) -> None:
                 LOG.debug("%s: committed %s of the %s plan", name, shard, row["plan"])
             meter.note(row, len(json.loads(row["slots"])), sum(each.open_shards for each in committers.values()))
         check_complete(work.opened)
-        _summarise(context, name, meter.finish())
+        _summarise(context, name, meter.finish() | _kept(context, work))
+
+
+def _kept(context: Context, work: Work) -> dict[str, Any]:
+    """Of a pass that labelled: what the teachers' top-k targets keep of the dense KL."""
+    whole = next(plan for plan in work.opened if plan.name == "eval")
+    names = [teacher.name for teacher in work.teachers]
+    found = kept_of(context.recipe, names, whole.targets) if work.teachers else []
+    return {"top_k": found} if found else {}
 
 
 def _summarise(context: Context, name: str, numbers: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pipeline.artifacts.layout import read_json
 from pipeline.artifacts.places import is_remote
 from pipeline.config.load import recipe_yaml
 from pipeline.flow.context import Context
+from pipeline.flow.gate import gate_summary
 
 if TYPE_CHECKING:
     from pipeline.flow.run import Way
@@ -44,6 +45,7 @@ def summarise(context: Context, way: "Way", folder: Path, exported: Path, second
         "split": metrics["split"],
         "selected": metrics["selected"],
         "sample": _sample(way),
+        "gate": gate_summary(context),
     }
     replace(folder / "recipe.yaml", recipe_yaml(context.recipe).encode())
     replace(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())

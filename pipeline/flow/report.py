@@ -12,6 +12,7 @@ from pipeline.artifacts.schemas import column
 from pipeline.flow.cascade import ALONE, CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import quarantine_rows, read_metrics
+from pipeline.flow.gate import gate_facts
 from pipeline.flow.labels import refinement_report
 from pipeline.flow.step import content
 from pipeline.flow.videos import Videos, Views
@@ -63,6 +64,7 @@ def gather(
         gap_reason=room["gap_reason"],
         majority=_majority(metrics["majority"]),
         room=_room(metrics, labels),
+        gate=gate_facts(context),
         comparisons=[_comparison(entry) for entry in metrics["comparisons"]],
         curves=[_curves(network) for network in [*plan.networks, *plan.controls] if _has_history(network)],
         confusion=[Confusion("student", metrics["classes"], np.array(student["metrics"]["confusion"]))],

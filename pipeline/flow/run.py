@@ -12,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.flow.apart import apart
 from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
+from pipeline.flow.gate import gate
 from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
 from pipeline.flow.plans import PlanView, Retry, scan, stored_plans, update_plans
@@ -194,9 +195,17 @@ def to_targets(way: Way) -> Way:
     return way
 
 
+def to_gate(way: Way) -> Way:
+    """The teacher has shown that there is something to learn from it, or was accepted without. JobError else."""
+    to_targets(way)
+    assert way.stored is not None
+    gate(way.context, way.videos, way.views, way.labels, way.teacher, way.stored)
+    return way
+
+
 def to_cascade(way: Way) -> Way:
     """The cascade that will learn from them: planned, with an open MLflow run for each network to be trained."""
-    to_targets(way)
+    to_gate(way)
     from pipeline.flow.cascade import CascadePlanner
 
     way.cascade = CascadePlanner(way.context, way.videos, way.views, way.labels, way.taught).plan()

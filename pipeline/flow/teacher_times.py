@@ -61,6 +61,15 @@ def _timed(recipe: Recipe, section: GivenTeacher, classes: Sequence[str]) -> Ans
     return Answers(given.pop("logits").shape[1], tuple(values.shape[1] for values in given.values()), seconds)
 
 
+def given_labeler(recipe: Recipe) -> Labels | None:
+    """The recipe's own teacher as it will label, None where it is to be fitted or its weights are not at hand."""
+    from pipeline.models.sources import is_path
+
+    section = recipe.teacher
+    there = section.labeler or (section.weights is not None and is_path(section.weights))
+    return _labeler(recipe, section, (), recipe.plan.micro_batch) if there and not section.fit else None
+
+
 def _labeler(recipe: Recipe, section: GivenTeacher, classes: Sequence[str], slots: int) -> Labels:
     if section.labeler:
         from pipeline.models.plain import make_plain

@@ -122,6 +122,15 @@ class NetworkRow:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Whether the teacher is worth distilling, on validation: sentences (the verdict first, then warnings), and the
+    table of teacher, probe, file facts and majority class; None where nothing could be looked at."""
+
+    sentences: Sequence[str]
+    table: "Table | None" = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two networks on the same test videos: difference first - second, its paired interval, and the one word for it.
 
@@ -286,6 +295,7 @@ class ReportFacts:
     gap_reason: str = ""
     majority: Majority | None = None
     room: Room | None = None
+    gate: Gate | None = None
     comparisons: list[Comparison] = field(default_factory=list)
     curves: list[Curves] = field(default_factory=list)
     confusion: list[Confusion] = field(default_factory=list)

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.distill.loop import Trained, train
 from pipeline.distill.state import FolderCheckpoints, MemoryCheckpoints, unpack
+from pipeline.distill.training import Training
 from pipeline.errors import ConfigError, InputError, JobError
 from pipeline.models.registry import build_network
 from pipeline.models.weights import save_network
@@ -188,6 +189,24 @@ def test_a_loss_that_is_not_finite_names_step_term_and_job() -> None:
         train(job(), there)
     with pytest.raises(JobError, match=r"at step \d+ of 40"):
         train(job(steps=40, lr=1e9, method="supervised"), data(0))
+
+
+def test_weights_that_explode_in_the_last_step_are_not_saved() -> None:
+    store = MemoryCheckpoints()
+    with pytest.raises(
+        JobError, match=r"job 'toy': body\.stem\S+ is not finite after step 1 of 1.*lower optimiser\.lr"
+    ):
+        train(job(steps=1, lr=1e39, method="supervised"), data(0), checkpoints=store)
+    assert store.latest() is None
+
+
+def test_a_running_variance_that_is_not_finite_is_not_saved() -> None:
+    training = Training(job(method="supervised", network=network_spec(norm="batch")), data(0), rank=0, world=1)
+    training.check_weights()
+    name, variance = next((n, value) for n, value in training.network.named_buffers() if "running_var" in n)
+    variance[0] = float("inf")
+    with pytest.raises(JobError, match=f"{name} is not finite after step 0 of 12"):
+        training.check_weights()
 
 
 def test_jobs_that_do_not_fit_their_data_are_refused() -> None:

@@ -97,6 +97,12 @@ def test_figures_stand_beside_what_they_are_read_against(network):
     assert "top-5" not in card
 
 
+def test_the_card_says_how_the_teacher_did_before_it_was_distilled(network):
+    facts = CardFacts("student", "", teacher_check="On 40 validation videos the teacher has 80.0 %.")
+    method = model_card(network, (8, 32, 32), facts).split("## Method")[1].split("##")[0]
+    assert "On 40 validation videos the teacher has 80.0 %. The method is reconstructed" in method
+
+
 def test_what_is_missing_is_said_in_plain_words(network):
     card = model_card(network, (8, 32, 32), CardFacts("student", ""))
     assert "**No licence is given**: the recipe does not set `export.licence`." in card
