@@ -25,6 +25,7 @@ KINDS = (
     "plan",
     "frames",
     "targets",
+    "features",
     "statistics",
     "labels",
     "models",

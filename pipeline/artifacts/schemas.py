@@ -202,6 +202,11 @@ def frames_schema(num_frames: int, height: int, width: int, encoding: str = "raw
     return declared("frames", [*_REPLAY, _needed("frames", tensor_type("uint8", shape))])
 
 
+def features_schema(num_frames: int, width: int) -> pa.Schema:
+    """Keys and `features` (T, ΣD), float16: what a network's frozen part gives of each frame of a view."""
+    return declared("features", [*_REPLAY[:3], _needed("features", tensor_type("float16", (num_frames, width)))])
+
+
 def targets_schema(num_classes: int, substage_dims: Sequence[int], dtype: str = "float16") -> pa.Schema:
     """The replay columns, `logits` (C,) raw and whole, and `substage_1` .. `substage_L` (C_l,); float16 or float32."""
     logits = _needed("logits", tensor_type(dtype, (num_classes,)))

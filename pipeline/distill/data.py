@@ -63,7 +63,8 @@ class ValidationSpec(Json):
 class DataSpec(Json):
     """What a job reads. Labels come from a `labels` artefact or as `given` pairs (video_id, class from 0); a video in
     neither is unlabelled. `keep` limits the videos. Without sources, clips of weight 0 are left out: nothing could be
-    learnt from them. `window`: shards whose clips are mixed in the training order.
+    learnt from them. `window`: shards whose clips are mixed in the training order. `column` of `frames` is what the
+    network reads: rasters, or the stored features of its frozen part.
     """
 
     frames: str
@@ -75,6 +76,7 @@ class DataSpec(Json):
     keep: tuple[str, ...] | None = None
     window: int = 4
     validation: ValidationSpec | None = None
+    column: str = "frames"
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,37 @@ def load(spec: DataSpec) -> MemoryData:
     sides = enumerate(zip(spec.sources, targets, strict=True), start=1)
     return MemoryData(
         [(shard.clips, shard.views) for shard in shards],
-        _stack(frames, shards, 0, "frames"),
+        _stack(frames, shards, 0, spec.column),
         *_label_rows(shards, labels, spec.classes),
         [_source(side, source, artefact, shards) for side, (source, artefact) in sides],
         window=spec.window,
         validation=None if spec.validation is None else load_validation(spec.validation),
     )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a fit without steps reads: values (R,…) of views, video (R,) each view's position in `videos`, q (V,C) and
+    weight (V,) of these."""
+
+    values: np.ndarray
+    video: np.ndarray
+    videos: tuple[str, ...]
+    q: np.ndarray
+    weight: np.ndarray
+
+
+def load_rows(spec: DataSpec) -> Rows:
+    """All labelled views of `spec`, shard by shard. InputError where none is left."""
+    artefact, labels = open_dataset(spec.frames, spec.snapshot), _labels(spec)
+    shards = _shards([artefact], _wanted(spec, labels))
+    if not shards:
+        raise InputError(f"no labelled view to fit on: {spec.frames} holds none of the wanted videos; run precompute")
+    names = np.concatenate([shard.videos for shard in shards])
+    videos, video = np.unique(names.astype(str), return_inverse=True)
+    q, weight = zip(*(labels[name] for name in videos), strict=True)
+    values = _stack(artefact, shards, 0, spec.column)
+    return Rows(values, video, tuple(videos.tolist()), np.stack(q), np.array(weight, np.float32))
 
 
 def load_validation(spec: ValidationSpec) -> Validation:

@@ -33,6 +33,7 @@ class FoldTask(Json):
     check_snapshot: str
     validation: tuple[str, ...]
     micro_batch: int
+    groups: tuple[tuple[str, str], ...] = ()
     seen: dict[str, Any] = field(default_factory=lambda: {"saw_labels": True})
 
     @property
@@ -45,7 +46,8 @@ class FoldTask(Json):
 def run_fold(task: FoldTask, host: Host | None = None) -> str:
     """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
     folder = place(task.out)
-    run_training(TrainTask(task.job, task.data, task.out, {**task.seen, "fold": task.job.name}), host or Host())
+    said = {**task.seen, "fold": task.job.name}
+    run_training(TrainTask(task.job, task.data, task.out, said, groups=task.groups), host or Host())
     if read_marker(folder, task.marker) is None:
         assert task.data.snapshot is not None
         held_out = _logits(task, task.data.frames, task.data.snapshot, task.held_out)
@@ -78,11 +80,27 @@ def _logits(task: FoldTask, frames: str, snapshot: str, videos: tuple[str, ...])
 
     if not videos:
         return np.zeros((0, 1, task.data.classes), np.float32)
-    labeler = Labeler(load_network(content(place(task.out))), batch=task.micro_batch, device=task.job.device)
+    network = load_network(content(place(task.out)))
+    if task.data.column == "features":
+        return by_video(from_features(network), frames, snapshot, videos, task.micro_batch, "features")
+    labeler = Labeler(network, batch=task.micro_batch, device=task.job.device)
     return by_video(labeler, frames, snapshot, videos, task.micro_batch)
 
 
-def by_video(labeler: Any, frames: str, snapshot: str, videos: tuple[str, ...], batch: int) -> np.ndarray:
+def from_features(network: Any) -> Any:
+    """Stored features (n,T,ΣD) → {"logits": (n,C)}, by the network's head alone."""
+    import torch
+
+    def logits(values: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            return {"logits": network(torch.from_numpy(values.astype(np.float32))).logits.numpy()}
+
+    return logits
+
+
+def by_video(
+    labeler: Any, frames: str, snapshot: str, videos: tuple[str, ...], batch: int, name: str = "frames"
+) -> np.ndarray:
     """What `labeler` says of every view of `videos`, (videos, views, classes) float32, views by (clip, view)."""
     wanted = set(videos)
     rows: dict[str, list[tuple[str, int, np.ndarray]]] = {name: [] for name in videos}
@@ -93,7 +111,7 @@ def by_video(labeler: Any, frames: str, snapshot: str, videos: tuple[str, ...], 
         kept = [row for row, name in enumerate(names) if name in wanted]
         if not kept:
             continue
-        logits = _in_batches(labeler, column(table.take(kept), "frames"), batch)
+        logits = _in_batches(labeler, column(table.take(kept), name), batch)
         keys = table.select(["clip_id", "view_id"]).take(kept).to_pylist()
         for row, key, values in zip(kept, keys, logits, strict=True):
             rows[names[row]].append((key["clip_id"], key["view_id"], values))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipeline.artifacts.dataset import open_dataset
+from pipeline.artifacts.identity import digest
 from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import (
@@ -19,8 +20,10 @@ from pipeline.flow.build import (
 from pipeline.flow.check_views import CheckViews, check_views
 from pipeline.flow.context import Context
 from pipeline.flow.demands import warm_actors
+from pipeline.flow.features import Inputs, features_version, fit_inputs
 from pipeline.flow.seen import of_weights, passed_on
 from pipeline.flow.step import Step, Timing
+from pipeline.flow.teacher import fits_without_steps
 from pipeline.flow.videos import Videos, Views
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ def labeller_fields(context: Context) -> dict[str, Any]:
     labeller, teacher = recipe.labels.labeller or recipe.teacher, recipe.teacher
     return {
         "network": network_fields(labeller),
+        **features_version(labeller),
         "steps": recipe.labels.steps or teacher.steps,
         "batch_size": teacher.batch_size,
         "optimiser": identity_fields(teacher.optimiser),
@@ -62,7 +66,11 @@ def cross_fitted(
     from pipeline.labels.predictions import FoldPrediction, OutOfFold
 
     check = trusted_views(context, videos, views, timing)
-    tasks = fold_tasks(context, videos, views, labels, rows, folds, check)
+    labeller = context.recipe.labels.labeller or context.recipe.teacher
+    seen = (context, labeller, videos.classes)
+    inputs = fit_inputs(*seen, views.folders["train"], views.digest("train"), timing)
+    judged_on = None if check is None else fit_inputs(*seen, check.folder, check.snapshot, timing)
+    tasks = fold_tasks(context, videos, views, labels, rows, folds, inputs, check, judged_on)
     run_folds(context, tasks, timing)
     parts = [read_logits(task) for task in tasks]
     predictions = [
@@ -137,9 +145,12 @@ def fold_tasks(
     labels: Path,
     rows: list[int],
     folds: np.ndarray,
+    inputs: Inputs,
     check: CheckViews | None,
+    judged_on: Inputs | None,
 ) -> "list[FoldTask]":
-    """One task per fold: train without it, label it and the validation videos, both in training views."""
+    """One task per fold: train without it, label it and the validation videos of `check` (which lie in `judged_on`),
+    both in training views."""
     from pipeline.distill.data import DataSpec
     from pipeline.distill.spec import Job, Objective
     from pipeline.flow.fold import FoldTask
@@ -151,8 +162,11 @@ def fold_tasks(
     tasks = []
     for fold in range(int(folds.max()) + 1):
         keep = tuple(videos.ids[row] for row, own in zip(rows, folds, strict=True) if own != fold)
-        inputs = {"labels": videos.label_digest(["train"]), "train": views.digest("train"), "keep": list(keep)}
-        step = Step("fold", "models", FOLD_VERSION, {**fields, "seed": recipe.labels.seed}, inputs)
+        read = {"labels": videos.label_digest(["train"]), "train": views.digest("train"), "keep": list(keep)}
+        groups = tuple((videos.ids[row], videos.groups[row]) for row in rows)
+        if fits_without_steps(recipe.labels.labeller or recipe.teacher):
+            read["groups"] = digest([list(pair) for pair in groups])
+        step = Step("fold", "models", FOLD_VERSION, {**fields, "seed": recipe.labels.seed}, read)
         job = Job(
             name=f"fold-{fold}",
             key=step.key,
@@ -169,7 +183,12 @@ def fold_tasks(
             batch_field="teacher.batch_size (of the fold models; labels.folds decides what is left to each)",
         )
         data = DataSpec(
-            str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels), keep=keep
+            str(inputs.folder),
+            len(videos.classes),
+            inputs.snapshot,
+            labels=str(labels),
+            keep=keep,
+            column=inputs.column,
         )
         held_out = tuple(videos.ids[row] for row, own in zip(rows, folds, strict=True) if own == fold)
         tasks.append(
@@ -178,10 +197,11 @@ def fold_tasks(
                 data,
                 str(step.folder(context.workspace)),
                 held_out,
-                "" if check is None else str(check.folder),
-                "" if check is None else check.snapshot,
+                "" if judged_on is None else str(judged_on.folder),
+                "" if judged_on is None else judged_on.snapshot,
                 tuple(validation),
                 recipe.plan.micro_batch,
+                groups,
                 passed_on(manifest_name(recipe), of_weights((recipe.labels.labeller or recipe.teacher).weights)),
             )
         )

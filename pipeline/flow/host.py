@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.lease import Lease
+from pipeline.artifacts.places import place
 from pipeline.errors import ConfigError
 from pipeline.flow.build import train_device
 from pipeline.flow.context import Context
@@ -36,6 +37,17 @@ def run_tasks(context: Context, name: str, tasks: Sequence["Task"], timing: Timi
             timing.work_s += time.monotonic() - began
         else:
             _in_group(context, name, tasks, timing)
+
+
+def run_here(context: Context, task: "Task", timing: Timing) -> None:
+    """Run a task of seconds in this process, under a lease on its own folder."""
+    from pipeline.flow.tasks import Host, TrainTask, execute
+
+    assert isinstance(task, TrainTask)
+    began = time.monotonic()
+    with Lease(place(task.out), owner()):
+        execute([task], Host(tracker=context.tracker))
+    timing.work_s += time.monotonic() - began
 
 
 def run_cells(context: Context, name: str, cells: Sequence[Sequence["Task"]], timing: Timing, key: str) -> None:

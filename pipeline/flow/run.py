@@ -12,11 +12,13 @@ from pipeline.errors import ConfigError
 from pipeline.flow.apart import apart
 from pipeline.flow.context import Context
 from pipeline.flow.demands import preflight
+from pipeline.flow.features import reads_features
 from pipeline.flow.gate import gate
 from pipeline.flow.host import check_memory
 from pipeline.flow.labels import given_labels, refined_labels
 from pipeline.flow.plans import PlanView, Retry, scan, stored_plans, update_plans
 from pipeline.flow.precompute import frames, frames_step, refuse_without_frames, teacher_targets
+from pipeline.flow.probe import validation_predictions
 from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
 from pipeline.flow.seen import check_starts, teacher_saw_labels
@@ -199,7 +201,9 @@ def to_gate(way: Way) -> Way:
     """The teacher has shown that there is something to learn from it, or was accepted without. JobError else."""
     to_targets(way)
     assert way.stored is not None
-    gate(way.context, way.videos, way.views, way.labels, way.teacher, way.stored)
+    recipe = way.context.recipe
+    probe = validation_predictions if recipe.teacher.fit and reads_features(recipe.teacher) else None
+    gate(way.context, way.videos, way.views, way.labels, way.teacher, way.stored, probe)
     return way
 
 

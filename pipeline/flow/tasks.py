@@ -4,6 +4,7 @@ A task is plain JSON. `execute` skips what its marker says is done, so a list of
 again. All ranks of a worker group call it with the same list.
 """
 
+import dataclasses
 import json
 import logging
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 
@@ -21,15 +23,21 @@ from pipeline.artifacts.commit import Marker, commit, new_attempt, read_markers,
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.files import make_folder, read_if_present, remove, replace
 from pipeline.artifacts.places import is_remote, place
-from pipeline.artifacts.schemas import column
+from pipeline.artifacts.schemas import column, features_schema, tensor_array
 from pipeline.artifacts.snapshot import load as load_snapshot
-from pipeline.distill.data import DataSpec, load
+from pipeline.distill.data import DataSpec, load, load_rows
 from pipeline.distill.loop import train
 from pipeline.distill.phases import plan_phases
 from pipeline.distill.plain import Json
 from pipeline.distill.spec import Job
 from pipeline.distill.state import FolderCheckpoints
+from pipeline.distill.training import process_settings
+from pipeline.errors import JobError
 from pipeline.flow.step import TABLE, content, finish, is_done, staged
+from pipeline.models.frozen import FrozenPart, is_probe
+from pipeline.models.probe import fit_probe, head_of
+from pipeline.models.registry import build_network
+from pipeline.models.spec import NetworkSpec
 from pipeline.models.weights import load_network, save_network
 from pipeline.targets.codec import encode
 from pipeline.targets.labeler import Labeler
@@ -43,13 +51,17 @@ SAY_EVERY = 10.0
 
 @dataclass(frozen=True)
 class TrainTask(Json):
-    """Train `job` on `data` into the models folder `out`; `extras` go into model.json; `run_id` is its MLflow run."""
+    """Train `job` on `data` into the models folder `out`; `extras` go into model.json; `run_id` is its MLflow run.
+
+    `groups`: pairs (video_id, group), for a head that is fitted with cross-validation over groups.
+    """
 
     job: Job
     data: DataSpec
     out: str
     extras: dict[str, Any]
     run_id: str = ""
+    groups: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,20 @@ class LabelTask(Json):
     device: str
     dtype: str = "float32"
     codec: str = "float16"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class FeatureTask(Json):
+    """Store what the frozen part of `network` gives of every view of `frames`, shard by shard, in `out`."""
+
+    name: str
+    network: NetworkSpec
+    frames: str
+    snapshot: str
+    out: str
+    micro_batch: int
+    device: str
     threads: int = 1
 
 
@@ -88,7 +114,7 @@ class Host:
     report: Callable[[str, Mapping[str, float]], None] = lambda name, metrics: None
 
 
-Task = TrainTask | LabelTask | StatisticsTask
+Task = TrainTask | LabelTask | FeatureTask | StatisticsTask
 
 
 class _Reporter:
@@ -151,6 +177,8 @@ def execute(tasks: Iterable[Task], host: Host) -> None:
             run_training(task, host)
         elif isinstance(task, LabelTask):
             run_labelling(task, host)
+        elif isinstance(task, FeatureTask):
+            run_features(task, host)
         elif host.rank == 0:
             run_statistics(task)
         _barrier(host)
@@ -166,6 +194,8 @@ def _task_done(task: Task) -> bool:
         return is_done(place(task.out))
     if isinstance(task, StatisticsTask):
         return is_done(place(task.out), TABLE)
+    if isinstance(task, FeatureTask):
+        return feature_shards_left(task) == 0
     wanted = load_snapshot(place(task.frames), task.snapshot).shards
     return {shard.shard_id for shard in wanted} <= read_markers(place(task.out)).keys()
 
@@ -176,6 +206,11 @@ def run_training(task: TrainTask, host: Host) -> None:
     if is_done(folder):
         return
     make_folder(folder)
+    if is_probe(task.job.network):
+        if host.rank == 0:
+            _fit_probe(folder, task)
+            host.tracker.finish(task.run_id)
+        return
     reporter = _Reporter(host, task)
     checkpoints = FolderCheckpoints(folder / "checkpoints")
     trained = train(task.job, _load(task.data), reporter, checkpoints, rank=host.rank, world=host.world)
@@ -187,6 +222,21 @@ def run_training(task: TrainTask, host: Host) -> None:
         checkpoints.clear()
         remove(reporter.file)
         host.tracker.finish(task.run_id)
+
+
+def _fit_probe(folder: Path, task: TrainTask) -> None:
+    """Logistic regression instead of steps; its cross-validation stands in metrics.json, under head_choice."""
+    with process_settings(task.job):
+        network = build_network(task.job.network, task.job.seed)
+        if task.job.init is None and task.job.network.weights is None:
+            LOG.warning("%s: the frozen backbone has random weights: set teacher.weights", task.job.name)
+        rows = load_rows(task.data)
+        group = dict(task.groups)
+        groups = [group.get(video, video) for video in rows.videos]
+        choice = fit_probe(head_of(network), rows.values, rows.video, rows.q, rows.weight, groups)
+    said = f"{task.job.name}: probe on {choice.blocks} features, strength {choice.strength:g} ({choice.reason})"
+    say(said)
+    _write_model(folder, task, network.eval(), {"head_choice": dataclasses.asdict(choice)}, [])
 
 
 def _write_model(
@@ -274,6 +324,47 @@ def _copy(source: Path, out: Path, shard: Marker, attempt: str) -> Any:
     assert shard.quarantine is not None
     table = read_object(source, shard.quarantine)
     return write_table(out, f"{shard.shard_id}.quarantine.{attempt}.parquet", table)
+
+
+def run_features(task: FeatureTask, host: Host) -> None:
+    """Write the features of every shard that has none yet; the ranks share the shards."""
+    out = place(task.out)
+    frames, done = open_dataset(task.frames, task.snapshot), read_markers(out)
+    mine = [shard for shard in frames.snapshot.shards[host.rank :: host.world] if shard.shard_id not in done]
+    if not mine:
+        return
+    torch.set_num_threads(task.threads)
+    frozen = FrozenPart(build_network(task.network, 0), task.micro_batch, task.device)
+    make_folder(out)
+    for shard in mine:
+        table = frames.shard(shard.shard_id)
+        pixels = column(table, "frames")
+        starts = range(0, len(pixels), task.micro_batch)
+        values = np.concatenate([frozen(pixels[start : start + task.micro_batch]) for start in starts])
+        keys = table.select(["clip_id", "view_id", "video_id"]).columns
+        schema = features_schema(*values.shape[1:])
+        written = pa.table([*keys, tensor_array(_half(values, table))], schema=schema)
+        attempt = new_attempt()
+        commit(
+            out, Marker(shard.shard_id, attempt, (write_table(out, f"{shard.shard_id}.{attempt}.parquet", written),))
+        )
+
+
+def feature_shards_left(task: FeatureTask) -> int:
+    """How many shards of the pinned frames have no features yet."""
+    wanted = load_snapshot(place(task.frames), task.snapshot).shards
+    return len({shard.shard_id for shard in wanted} - read_markers(place(task.out)).keys())
+
+
+def _half(values: np.ndarray, table: pa.Table) -> np.ndarray:
+    """As float16. JobError names the first view whose features do not fit."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    bad = np.flatnonzero(~np.isfinite(half).all(axis=(1, 2)))
+    if len(bad):
+        clip = table.column("clip_id")[int(bad[0])].as_py()
+        raise JobError(f"features of {clip} are not finite as half floats: take another backbone or other weights")
+    return half
 
 
 def _barrier(host: Host) -> None:

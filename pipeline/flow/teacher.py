@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.identity import digest
 from pipeline.config.base import identity_fields
-from pipeline.config.networks import GivenTeacher
+from pipeline.config.networks import GivenTeacher, Network
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.build import (
@@ -20,7 +21,8 @@ from pipeline.flow.build import (
     train_device,
 )
 from pipeline.flow.context import Context
-from pipeline.flow.host import run_tasks
+from pipeline.flow.features import features_version, fit_inputs
+from pipeline.flow.host import run_here, run_tasks
 from pipeline.flow.seen import of_weights, passed_on, teacher_saw_labels
 from pipeline.flow.step import Made, Step, Timing, content, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
@@ -57,18 +59,35 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Ste
     from pipeline.distill.data import DataSpec
     from pipeline.flow.tasks import TrainTask
 
-    folder = step.folder(context.workspace)
-    data = DataSpec(str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels))
+    folder, section = step.folder(context.workspace), context.recipe.teacher
+    fitted_on = (views.folders["train"], views.digest("train"))
+    inputs = fit_inputs(context, section, videos.classes, *fitted_on, timing)
+    data = DataSpec(str(inputs.folder), len(videos.classes), inputs.snapshot, labels=str(labels), column=inputs.column)
     run_id = context.track().start_run("teacher", parent=context.parent_run)
-    inherited = of_weights(context.recipe.teacher.weights)
-    task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, inherited), run_id)
+    known = extras(context, of_weights(section.weights))
+    task = TrainTask(_job(context, videos, step), data, str(folder), known, run_id, groups_of(videos))
     _about(step, folder)
-    run_tasks(context, "fit-teacher", [task], timing, step.key)
+    if fits_without_steps(section):  # seconds: less than a worker group takes to start
+        run_here(context, task, timing)
+    else:
+        run_tasks(context, "fit-teacher", [task], timing, step.key)
+
+
+def fits_without_steps(section: Network) -> bool:
+    """Whether the network's head is fitted by regression (`head: probe`)."""
+    return section.model == "frame" and section.options.get("head") == "probe"
+
+
+def groups_of(videos: Videos) -> tuple[tuple[str, str], ...]:
+    """(video_id, group) of the training videos, for cross-validation that keeps groups whole."""
+    return tuple((videos.ids[row], videos.groups[row]) for row in videos.of("train"))
 
 
 def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) -> Step:
     """The step of a fitted teacher."""
-    inputs = {"labels": labels_key, "train": views.digest("train")}
+    inputs: dict[str, Any] = {"labels": labels_key, "train": views.digest("train")}
+    if fits_without_steps(context.recipe.teacher):
+        inputs["groups"] = digest([list(pair) for pair in groups_of(videos)])
     about = {"manifest": videos.key, "name": OWN}
     return Step("fit-teacher", "models", FIT_VERSION, fit_fields(context.recipe), inputs, about)
 
@@ -83,6 +102,7 @@ def fit_fields(recipe: Recipe) -> dict[str, Any]:
         "label_smoothing": section.label_smoothing,
         "optimiser": identity_fields(section.optimiser),
         "seed": section.seed,
+        **features_version(section),
         "device": train_device(train),
         "dtype": train.dtype,
         "threads": train.threads,

@@ -82,8 +82,11 @@ class VideoNetwork(nn.Module):
     def forward(self, raster: Tensor, *, upto: int | None = None) -> NetworkOutput:
         """raster uint8 (B,T,H,W,3) -> logits (B,C) and pooled features [(B,C_1), …, (B,C_L)] (method.md §1).
 
-        `upto=p` computes substages 1..p and nothing beyond: p features, logits None.
+        `upto=p` computes substages 1..p and nothing beyond: p features, logits None. Stored features of a frozen part,
+        float (B,T,ΣD) in place of a raster, go to the head alone: logits, no features.
         """
+        if raster.is_floating_point():
+            return NetworkOutput(self.body.from_features(raster.to(self._dtype())), [])  # type: ignore[operator]
         assert upto is None or 1 <= upto <= self.substages, f"upto={upto} of {self.substages} substages"
         clip = self.transform(raster, self._dtype())
         logits, features, _ = run(self.body, self._tapped(), clip, self._at_taps(pooled, raster.shape[0]), upto)
