@@ -49,21 +49,7 @@ def gate(
     Everything made so far stays.
     """
     files = _file_facts(context, videos)
-    asked = files[videos.of("train", "val")]
-    inputs: dict[str, Any] = {
-        "manifest": videos.label_digest(["train", "val"]),
-        "groups": digest([videos.groups[row] for row in videos.of("train", "val")]),
-        "files": digest([[None if np.isnan(fact) else fact for fact in row] for row in asked.tolist()]),
-        "targets": targets.snapshots["eval"],
-        "classes": list(targets.class_index or ()),
-    }
-    if probe is not None:
-        inputs["probe"] = {
-            "frames": [views.digest(plan) for plan in ("train", "eval")],
-            "labels": labels.name,
-            "networks": [network_fields(context.recipe.teacher), network_fields(context.recipe.student)],
-        }
-    step = Step("gate", "gate", VERSION, {}, inputs, {"manifest": videos.key, "teacher": teacher.key})
+    step = _step(context, videos, views, labels, teacher, targets, files, probed=probe is not None)
     context.keys["gate"] = step.key
 
     def work(folder: Path, attempt: str) -> Made:
@@ -77,6 +63,34 @@ def gate(
     _publish(context, found)
     _tell(found, context.recipe.teacher)
     return found
+
+
+def _step(
+    context: Context,
+    videos: Videos,
+    views: Views,
+    labels: Path,
+    teacher: Model,
+    targets: Targets,
+    files: np.ndarray,
+    *,
+    probed: bool,
+) -> Step:
+    asked = files[videos.of("train", "val")].tolist()
+    inputs: dict[str, Any] = {
+        "manifest": videos.label_digest(["train", "val"]),
+        "groups": digest([videos.groups[row] for row in videos.of("train", "val")]),
+        "files": digest([[None if np.isnan(fact) else fact for fact in row] for row in asked]),
+        "targets": targets.snapshots["eval"],
+        "classes": list(targets.class_index or ()),
+    }
+    if probed:  # whatever network of the recipe its features come from
+        inputs["probe"] = {
+            "frames": [views.digest(plan) for plan in ("train", "eval")],
+            "labels": labels.name,
+            "networks": [network_fields(context.recipe.teacher), network_fields(context.recipe.student)],
+        }
+    return Step("gate", "gate", VERSION, {}, inputs, {"manifest": videos.key, "teacher": teacher.key})
 
 
 def read_gate(folder: Path) -> dict[str, Any]:
