@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # One thread per process: parallelism comes from processes, and sums depend on the number of threads.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test check soak clean
+.PHONY: help install demo figures test check soak clean
 
 help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: install  ## What a teacher buys where labels are few: simulated videos, th
 	@echo "The demo writes simulated H.264 videos and everything it makes to ./workspace (about 1 GB); about 12 minutes on two slow cores"
 	said=$$($(BIN)/stagedkd fit-teacher jobs/recipes/demo_teacher.yaml) && \
 	$(BIN)/stagedkd run jobs/recipes/demo.yaml --set "teacher.weights=$$(echo "$$said" | tail -n 1)"
+
+figures: install  ## README's figures from the last demo
+	$(BIN)/stagedkd bench figures workspace/runs/demo
 
 test: install  ## All tests; prints what each part took
 	$(BIN)/python -m tests.support.ledger

@@ -87,6 +87,14 @@ class Tracker:
             # A record that is away for a while must not end a training: the history also lies beside the model.
             LOG.warning("MLflow did not take %d metrics of run %s: %s", len(entries), run_id, error)
 
+    def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Texts of a run, in one request."""
+        if self.uri is None or not run_id or not tags:
+            return
+        from mlflow.entities import RunTag
+
+        _client(self.uri).log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
     def artefact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file or folder into the run."""
         if self.uri is None or not run_id:

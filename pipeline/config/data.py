@@ -23,13 +23,18 @@ class Simulate(Section):
 
 
 class SplitShares(Section):
-    """Shares of groups per split where the data set gives none; the split of a group is a draw from (seed, group)."""
+    """Shares of groups per split where the data set gives none; the split of a group is a draw from (seed, group).
+
+    `val_from_train`: share of the given training groups that validate. `val_as_test`: the given validation split is
+    what figures are quoted on (Kinetics): it becomes the test split, and validation comes from training.
+    """
 
     seed: int = 0
     train: float = Field(0.7, ge=0, le=1)
     val: float = Field(0.15, ge=0, le=1)
     test: float = Field(0.15, ge=0, le=1)
     val_from_train: float = Field(0.0, ge=0, lt=1)
+    val_as_test: bool = False
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "SplitShares":

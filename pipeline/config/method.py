@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from pipeline.config.base import Section, runtime
-from pipeline.config.networks import Network, Optimiser
+from pipeline.config.networks import Labeller, Optimiser
 
 # What a method's loss must know of the teacher's logits: all of them, or the k largest and the rest's log-sum-exp. The
 # losses declare the same; it stands here as well so that a recipe is refused before torch is imported.
@@ -23,13 +23,16 @@ LOGITS_NEEDED = {
 class Labels(Section):
     """Pseudo-label optimisation. `channel: none` keeps the given labels exactly.
 
-    `cross_fit: false` lets a given teacher that never saw the labels (`teacher.saw_labels: false`) judge them directly.
+    `trust_validation`: whether validation labels are right, which `auto` needs to prove a channel on (null: yes, unless
+    the recipe injects noise into them). `cross_fit: false` lets a given teacher that never saw the labels
+    (`teacher.saw_labels: false`) judge them directly.
     """
 
     channel: Literal["auto", "scalar", "full", "mix", "none"] = "auto"
     mix: float = Field(0.7, gt=0, le=1, description="share of the labeller; at one half or less no label can flip")
-    labeller: Network | None = None
+    labeller: Labeller | None = None
     cross_fit: bool = True
+    trust_validation: bool | None = None
     folds: int = Field(3, ge=2, le=10)
     steps: int | None = Field(None, ge=1)
     draws: int = Field(4, ge=4)

@@ -57,6 +57,12 @@ class Assistants(Section):
         return self
 
 
+class Labeller(Network):
+    """The network that fold models are. `saw_labels` as for a teacher: they never start from weights that saw them."""
+
+    saw_labels: bool | None = None
+
+
 class Student(Network):
     """The network that is wanted in the end."""
 
@@ -81,13 +87,14 @@ class Teacher(GivenTeacher):
     `accept_weak: true` distils a teacher that is not better than the majority class on the validation videos; without
     it a run ends there.
 
-    `saw_labels` declares whether those weights were ever fitted on this manifest's labels: where they were, their own
+    `saw_labels` declares whether its weights were ever fitted on this manifest's labels (null: what their model.json
+    says, else true for a file and false for a library's weights by name): where they were, their own
     predictions cannot refine those labels.
     """
 
     model: str = "compact"
     fit: bool = True
-    saw_labels: bool = True
+    saw_labels: bool | None = None
     accept_weak: bool = runtime(False)
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -97,7 +104,13 @@ class Teacher(GivenTeacher):
 
 
 class Train(Section):
-    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers."""
+    """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers.
+
+    `select`: which step's network is the result. `best` is the one with the highest accuracy on validation, judged
+    every `validate_every` steps (null: a twentieth of all) with batch-norm statistics taken anew; after `patience` such
+    looks without a better one the training ends. `auto` is `best` where at least 30 labelled videos validate. A
+    comparison of methods by protocol takes `last`.
+    """
 
     steps: int = Field(700, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -105,6 +118,9 @@ class Train(Section):
         None, gt=0, lt=1, description="share of each batch drawn from the labelled clips; null: clips as they come"
     )
     optimiser: Optimiser = Optimiser(lr=4e-2)
+    select: Literal["auto", "last", "best"] = "auto"
+    validate_every: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
     seed: int = 0
     replicates: int = Field(1, ge=1, description="train student and controls with so many seeds: seed, seed + 1, …")
     threads: int = Field(1, ge=1)

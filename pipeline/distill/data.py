@@ -26,6 +26,7 @@ from pipeline.distill.memory import (
     Statistics,
     TopKRows,
     TrainingData,
+    Validation,
     one_hot,
 )
 from pipeline.distill.plain import Json
@@ -48,6 +49,17 @@ class SourceSpec(Json):
 
 
 @dataclass(frozen=True)
+class ValidationSpec(Json):
+    """Videos that select a training's best step: frames and pinned snapshot of the evaluation views, pairs (video_id,
+    class from 0), and at most how many views of each are read, evenly spread."""
+
+    frames: str
+    snapshot: str
+    given: tuple[tuple[str, int], ...]
+    views: int
+
+
+@dataclass(frozen=True)
 class DataSpec(Json):
     """What a job reads. Labels come from a `labels` artefact or as `given` pairs (video_id, class from 0); a video in
     neither is unlabelled. `keep` limits the videos. Without sources, clips of weight 0 are left out: nothing could be
@@ -62,6 +74,7 @@ class DataSpec(Json):
     sources: tuple[SourceSpec, ...] = ()
     keep: tuple[str, ...] | None = None
     window: int = 4
+    validation: ValidationSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,34 @@ def load(spec: DataSpec) -> MemoryData:
         *_label_rows(shards, labels, spec.classes),
         [_source(side, source, artefact, shards) for side, (source, artefact) in sides],
         window=spec.window,
+        validation=None if spec.validation is None else load_validation(spec.validation),
     )
+
+
+def load_validation(spec: ValidationSpec) -> Validation:
+    """The videos of `spec` with their views in memory. InputError where none of them has any."""
+    artefact, wanted = open_dataset(spec.frames, spec.snapshot), dict(spec.given)
+    frames: list[np.ndarray] = []
+    videos: list[str] = []
+    for shard in artefact.shard_ids:
+        names = _columns(artefact, shard, ["video_id"])[0].tolist()
+        rows = [row for name in dict.fromkeys(names) if name in wanted for row in _spread(names, name, spec.views)]
+        if rows:
+            frames.append(column(artefact.shard(shard, ["frames"]), "frames")[rows])
+            videos += [names[row] for row in rows]
+    if not videos:
+        raise InputError(f"{spec.frames} holds no view of the {len(wanted)} validation videos: run precompute")
+    ids = sorted(set(videos))
+    place = {name: row for row, name in enumerate(ids)}
+    labels = np.array([wanted[name] for name in ids], np.int64)
+    return Validation(np.concatenate(frames), np.array([place[name] for name in videos], np.int64), labels)
+
+
+def _spread(names: Sequence[str], name: str, most: int) -> list[int]:
+    """Rows of a video's views, at most so many, evenly spread."""
+    rows = [row for row, found in enumerate(names) if found == name]
+    count = min(most, len(rows))
+    return [rows[(2 * n + 1) * len(rows) // (2 * count)] for n in range(count)]
 
 
 def _labels(spec: DataSpec) -> Labels:

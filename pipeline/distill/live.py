@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.distill.memory import Batch, Source, Statistics, TrainingData
+from pipeline.distill.memory import Batch, Source, Statistics, TrainingData, Validation
 from pipeline.models.network import VideoNetwork
 
 
@@ -39,6 +39,10 @@ class LiveTeacher:
     @property
     def statistics(self) -> list[Statistics | None]:
         return [*self._data.statistics, self._statistics]
+
+    @property
+    def validation(self) -> Validation | None:
+        return self._data.validation
 
     @property
     def half_precision(self) -> list[bool]:

@@ -3,6 +3,7 @@
 job ─▶ Training ◀─ newest checkpoint
           │  for each phase, for each batch: forward, loss, backward, step
           ├─▶ reporter, every log_every steps        (asked at the same moment whether to stop)
+          ├─▶ validation, every validate_every steps, where the best step is selected
           ├─▶ checkpoint, every checkpoint_every steps, at a stop and at the end
           └─▶ Trained
 """
@@ -13,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.artifacts.order import steps_per_epoch
 from pipeline.distill import distributed
 from pipeline.distill.memory import TrainingData
 from pipeline.distill.spec import Job
 from pipeline.distill.state import CheckpointStore, NoCheckpoints, pack, unpack
 from pipeline.distill.training import Training, process_settings
+from pipeline.errors import ConfigError
 from pipeline.models.network import VideoNetwork
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Silent:
 @dataclass(frozen=True)
 class Trained:
     """The network in evaluation mode, the last logged figures, and how many steps are done (less than job.steps where
-    the reporter stopped it). metrics has also `seconds` of this call and `resumed_at`, the step it began with."""
+    the reporter stopped it, or patience ended). metrics has also `seconds` of this call and `resumed_at`, the step it
+    began with; with `select: best` also `chosen_step`, `val_top1` and `val_nll` of the network that was kept."""
 
     network: VideoNetwork
     metrics: dict[str, float]
@@ -72,14 +74,24 @@ def train(
     """
     began = time.monotonic()
     reporter, checkpoints = reporter or Silent(), checkpoints or NoCheckpoints()
-    steps_per_epoch(data.clips, job.batch_size)
+    _check_clips(job, data.clips)
     with process_settings(job):
         training = Training(job, data, rank=rank, world=world)
         metrics = _resume(training, checkpoints)
         resumed_at = training.step
         metrics = _run(training, data, reporter, checkpoints, metrics)
+        metrics |= training.keep_best()
     metrics |= {"seconds": time.monotonic() - began, "resumed_at": float(resumed_at)}
     return Trained(training.network.eval(), metrics, training.step)
+
+
+def _check_clips(job: Job, clips: int) -> None:
+    """ConfigError where an epoch has no full batch, with the field that decides for this job."""
+    if clips < job.batch_size:
+        raise ConfigError(
+            f"job {job.name!r} has {clips} clips to learn from, fewer than one batch of {job.batch_size}: lower "
+            f"{job.batch_field}, or give it more labelled videos (manifest.label_fraction, manifest.split)"
+        )
 
 
 def _run(
@@ -97,13 +109,17 @@ def _run(
             continue
         training.enter(phase)
         for batch in data.batches(max(training.step, phase.first_step), phase.stop, **part):
+            if training.exhausted:  # found again after a kill between the last checkpoint and the end
+                return metrics
             loss = training.advance(batch, phase)
             done = training.step == job.steps
-            due = done or training.step % job.log_every == 0
+            judged = training.validate(data) if training.validates else {}
+            due = done or bool(judged) or training.step % job.log_every == 0
             if due:
-                metrics = training.metrics(loss, phase)
+                metrics = training.metrics(loss, phase) | judged
                 reporter.log(training.step, metrics)
             stop = due and not done and distributed.any_rank(reporter.stop(), training.world, training.device)
+            stop = stop or (training.exhausted and not done)
             if done or stop or training.step % job.checkpoint_every == 0:
                 training.check_weights()
                 _save(training, checkpoints, metrics)

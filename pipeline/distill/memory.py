@@ -63,12 +63,23 @@ class Batch:
     sources: list[Source]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Labelled videos that select a training's best step: frames uint8 (n,T,H,W,3) of their stored views, the video of
+    each view row_of (n,), labels (V,)."""
+
+    frames: np.ndarray
+    row_of: np.ndarray
+    labels: np.ndarray
+
+
 class TrainingData(Protocol):
     """What the loop reads. Sources are ordered: the newest one is last.
 
     `clips`: how many are read per epoch. `mean_weight`: w̄ over them, 0 where none is labelled. `source_dims`:
     (C_1..C_L) per source. `statistics`: per source a list of (mean (C_l,), s.d. (C_l,)), or None where none were given.
-    `half_precision`: per source whether its features were stored as half floats.
+    `half_precision`: per source whether its features were stored as half floats. `validation`: None where no step is
+    selected.
     """
 
     @property
@@ -81,6 +92,8 @@ class TrainingData(Protocol):
     def statistics(self) -> list[Statistics | None]: ...
     @property
     def half_precision(self) -> list[bool]: ...
+    @property
+    def validation(self) -> Validation | None: ...
 
     def batches(
         self,
@@ -118,6 +131,7 @@ class MemoryData:
         sources: Sequence[SourceArrays] = (),
         *,
         window: int = 4,
+        validation: Validation | None = None,
     ) -> None:
         """`shards`: clip_id and view_id of the rows of each shard, R in all, the views of a clip next to each other;
         frames uint8 (R,T,H,W,3); q (N,C) and weight (N,) per clip, in the order of their rows. InputError where the
@@ -132,6 +146,7 @@ class MemoryData:
         self._frames, self._q, self._weight = frames, _float(q), _float(weight)
         self._clip = np.repeat(np.arange(self.clips), self._index.views)
         self._sources, self._window = list(sources), window
+        self.validation = validation
 
     @classmethod
     def from_arrays(

@@ -101,8 +101,12 @@ class Objective(Json):
 class Job(Json):
     """One network to train. `batch_size` is global, whatever the number of ranks; `init` points to its first weights.
 
+    `select`: which step's network is the result, the `last` or the one that is `best` on validation, judged every
+    `validate_every` steps; after `patience` validations without a better one the training ends (None: never).
     `labelled_share` of each batch is drawn from the labelled clips (None: as they come). `source_weights`: what each
     source's KL counts, all of them at every step (None: as `wiring` says).
+
+    `batch_field` is what a recipe calls its batch size, for messages.
 
     `checkpoint_every` and `log_every` count steps and change no value. `threads` (per process), `device` ("cpu",
     "cuda") and `dtype` ("float32", or "bfloat16": autocast of the network's forward) do.
@@ -123,17 +127,22 @@ class Job(Json):
     source_dropout: float = 0.25
     source_weights: tuple[float, ...] | None = None
     labelled_share: float | None = None
+    select: str = "last"
+    validate_every: int = 50
+    patience: int | None = None
     checkpoint_every: int = 200
     log_every: int = 20
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    batch_field: str = "train.batch_size"
 
     def __post_init__(self) -> None:
         known("schedule", self.schedule, SCHEDULES)
         known("wiring", self.wiring, ("chain", "dense"))
+        known("select", self.select, ("last", "best"))
         known("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every", "threads"):
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every", "threads"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 < self.share < 1, "distill.share", self.share, "a share in (0, 1)")
         require(0 <= self.source_dropout < 1, "cascade.source_dropout", self.source_dropout, "a share in [0, 1)")

@@ -20,6 +20,7 @@ from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData, label
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
 from pipeline.distill.optimiser import build_optimiser, rate, set_rate
 from pipeline.distill.phases import Phase, plan_phases
+from pipeline.distill.selection import Selection, judge, statistics_kept
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError, InputError, JobError
 from pipeline.losses import Teacher, TopKLogits, average_over_ranks
@@ -47,6 +48,7 @@ class Training:
         if job.labelled_share is not None:
             self._drawn = labelled_rows(job.labelled_share, job.batch_size) // world
         self._learnable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.selection = _selection(job, data)
         self._entered: Phase | None = None
         self._model: nn.Module = self.network
 
@@ -94,6 +96,33 @@ class Training:
         learning = self.job.optimiser.lr * rate(self.job.optimiser, self.step - 1, self.job.steps)
         return {name: float(value) for name, value in values.items()} | {"lr": learning, "phase": phase.index + 1.0}
 
+    @property
+    def validates(self) -> bool:
+        """Whether the network is judged after the step just done: every validate_every steps, and after the last."""
+        return self.selection is not None and (self.step % self.job.validate_every == 0 or self.step == self.job.steps)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience with validation has ended."""
+        return self.selection is not None and self.selection.exhausted(self.job.patience)
+
+    def validate(self, data: TrainingData) -> dict[str, float]:
+        """Judge the network on validation, keep it if it is the best; training goes on as if nothing had been."""
+        assert self.selection is not None
+        assert data.validation is not None
+        with statistics_kept(self.network):
+            top1, nll = judge(self.job, self.network, data, data.validation)
+            self.selection.offer(self.step, top1, nll, self.network.state_dict())
+        return {"val_top1": top1, "val_nll": nll}
+
+    def keep_best(self) -> dict[str, float]:
+        """Put the best network in place of the last, where one was selected; its step and figures."""
+        if self.selection is None or not self.selection.network:
+            return {}
+        self.network.load_state_dict(self.selection.network)
+        found = self.selection
+        return {"chosen_step": float(found.step), "val_top1": found.top1, "val_nll": found.nll}
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain tensors and numbers."""
         return {
@@ -102,6 +131,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "loss": self.loss.state_dict(),
+            "selection": None if self.selection is None else self.selection.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -110,6 +140,8 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.loss.load_state_dict(state["loss"])
         self.step = int(state["step"])
+        if self.selection is not None:
+            self.selection = Selection(**state["selection"])
 
     def check_weights(self) -> None:
         """JobError where a parameter or buffer is not finite: the loss, looked at before a step, cannot tell what that
@@ -197,6 +229,14 @@ def _loss(job: Job, data: TrainingData, network: VideoNetwork) -> DistillationLo
         half_precision=bool(dims) and data.half_precision[-1],
         source_weights=job.source_weights,
     )
+
+
+def _selection(job: Job, data: TrainingData) -> Selection | None:
+    if job.select == "last":
+        return None
+    if data.validation is None:
+        raise ConfigError(f"job {job.name!r} selects its best step, but there is no validation data: set select: last")
+    return Selection()
 
 
 def _on_device(batch: Batch, device: torch.device, drawn: int | None) -> TensorBatch:

@@ -213,7 +213,8 @@ def _grouped(values: np.ndarray, groups: np.ndarray | None, level: float, draws:
     # no spread at all does not mean no error: each unit counts as one pair
     count, mean = group_count(values, groups), float(values.mean())
     bounds = _bonett_price(count * max(mean, 0.0), count * max(-mean, 0.0), count, level)
-    return Interval(*bounds, level, f"adjusted Wald over {count} equal groups, each as one pair")
+    unit = "videos" if independent(groups) else "groups"
+    return Interval(*bounds, level, f"adjusted Wald over {count} {unit}, all with the same difference")
 
 
 def _bonett_price(only_first: float, only_second: float, n: int, level: float) -> tuple[float, float]:

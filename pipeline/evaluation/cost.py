@@ -45,7 +45,7 @@ def cost(
     network.eval().to(device)
     clip = torch.zeros((1, *raster_shape, 3), dtype=torch.uint8, device=device)
     try:
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             operations = count_flops(network, clip)
             milliseconds = _median_ms(network, clip, repeats, warmup)
     finally:
@@ -85,7 +85,8 @@ def _wait(clip: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread, as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

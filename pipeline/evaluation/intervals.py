@@ -56,7 +56,7 @@ def accuracy_interval(
     if found.low is None or found.high is None:
         return found
     if found.low == found.high:
-        return _as_one_trial(float(values.mean()), group_count(values, groups), level)
+        return _as_one_trial(float(values.mean()), group_count(values, groups), level, groups)
     return Interval(max(found.low, 0.0), min(found.high, 1.0), level, found.method + _one_group_classes(labels, groups))
 
 
@@ -85,15 +85,14 @@ def mean_interval(
         least = 2 if unit == "videos" else LEAST_GROUPS
         return Interval(None, None, level, f"no interval: {count} {unit}, at least {least} are needed")
     mean, error = float(values.mean()), cluster_error(values.mean(axis=0), groups)
+    quantile = 0.5 + level / 2
     if len(values) > 1:
-        half, method = (
-            _with_seeds(values, error, count, 0.5 + level / 2),
-            f"t over {len(values)} replicates and {count} {unit}",
-        )
+        half = _with_seeds(values, error, count, quantile)
+        method = f"t over {len(values)} replicates and {count} {unit}"
     elif groups is not None and unit == "groups" and count >= BOOTSTRAP_GROUPS:
         return group_bootstrap(values[0], groups, level=level, draws=draws, seed=seed)
     else:
-        half, method = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error, f"t over {count} {unit}"
+        half, method = float(stats.t.ppf(quantile, count - 1)) * error, f"t over {count} {unit}"
     return Interval(mean - half, mean + half, level, method)
 
 
@@ -155,9 +154,9 @@ def _with_seeds(values: np.ndarray, error: float, count: int, quantile: float) -
     return float(stats.t.ppf(quantile, freedom)) * math.sqrt(total)
 
 
-def _as_one_trial(share: float, count: int, level: float) -> Interval:
-    found = wilson(share * count, count, level=level)
-    return Interval(found.low, found.high, level, f"Wilson over {count} groups, all equally accurate")
+def _as_one_trial(share: float, count: int, level: float, groups: np.ndarray | None) -> Interval:
+    found, unit = wilson(share * count, count, level=level), "videos" if independent(groups) else "groups"
+    return Interval(found.low, found.high, level, f"Wilson over {count} {unit}, all equally accurate")
 
 
 def _one_group_classes(labels: np.ndarray, groups: np.ndarray | None) -> str:

@@ -104,7 +104,8 @@ def video_metrics(
 ) -> dict[str, Any]:
     """Everything that is reported of one network on one split, JSON-able.
 
-    `temperature` from `fit_temperature` on validation adds `scaled`. `quarantined` are the split's labelled videos
+    `temperature` from `fit_temperature` on another split than this adds `scaled`. Of five classes or fewer there is no
+    top-5 (None): it would be 1 whatever the network does. `quarantined` are the split's labelled videos
     that could not be decoded: they are in no other figure than `quarantined_videos` and `top1_quarantined_wrong`.
     """
     assert not set(quarantined) & set(table.video_ids), "a video is in targets or in quarantine, never both"
@@ -120,17 +121,32 @@ def video_metrics(
         "top1_quarantined_wrong": hits / (len(table.video_ids) + len(quarantined)),
         **scores(probabilities, table.labels),
         "top1_interval": interval.as_dict(),
-        "top5_k": min(5, len(classes)),
         "scaled": _scaled(table, temperature),
-        "clip": scores(softmax(table.logits), table.labels[table.row_of]),
+        "clip": _clips(table, level, draws, seed),
         "agreement": _agreement(table),
         "classes": list(classes),
         "confusion": confusion(probabilities, table.labels).tolist(),
     }
 
 
-def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """top1, top5 (of min(5, C)), ece (15 bins, weighted by bin), nll of probabilities (V, C)."""
+def mean_metrics(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`video_metrics` of replicates as one: numbers that are floats as their mean, confusion counts as their sum.
+
+    Counts and texts are the first one's; they are the same for all. An interval of the mean is the caller's to put in.
+    """
+    return {name: _mean_value(name, [run[name] for run in runs]) for name in runs[0]}
+
+
+def _mean_value(name: str, values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return mean_metrics(values)
+    if name == "confusion":
+        return np.sum(values, axis=0).tolist()
+    return float(np.mean(values)) if isinstance(values[0], float) else values[0]
+
+
+def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """top1, top5 (None of five classes or fewer), ece (15 bins, weighted by bin), nll of probabilities (V, C)."""
     shares, target = _tensors(probabilities, labels)
     count = shares.shape[1]
 
@@ -138,7 +154,8 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return float(multiclass_accuracy(shares, target, num_classes=count, top_k=k, average="micro"))
 
     ece = multiclass_calibration_error(shares, target, num_classes=count, n_bins=ECE_BINS, norm="l1")
-    return {"top1": accuracy(1), "top5": accuracy(min(5, count)), "ece": float(ece), "nll": nll(probabilities, labels)}
+    top5 = accuracy(5) if count > 5 else None
+    return {"top1": accuracy(1), "top5": top5, "ece": float(ece), "nll": nll(probabilities, labels)}
 
 
 def nll(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -164,7 +181,16 @@ def _tensors(probabilities: np.ndarray, labels: np.ndarray) -> tuple[torch.Tenso
     return torch.from_numpy(np.clip(probabilities, 0.0, 1.0)), torch.from_numpy(labels)
 
 
-def _scaled(table: VideoTable, temperature: float | None) -> dict[str, float] | None:
+def _clips(table: VideoTable, level: float, draws: int, seed: int) -> dict[str, Any]:
+    """Scores of single views; views of one video are alike, so the video, or its group, is what is independent."""
+    labels = table.labels[table.row_of]
+    correct = table.logits.argmax(axis=1) == labels
+    units = np.arange(len(table.video_ids)) if table.groups is None else table.groups
+    interval = accuracy_interval(correct, labels, units[table.row_of], level=level, draws=draws, seed=seed)
+    return {**scores(softmax(table.logits), labels), "top1_interval": interval.as_dict()}
+
+
+def _scaled(table: VideoTable, temperature: float | None) -> dict[str, float | None] | None:
     if temperature is None:
         return None
     result = scores(table.probabilities(temperature), table.labels)

@@ -14,6 +14,8 @@ class CardFacts:
     """What export cannot see in the network itself.
 
     `metrics` and `cost` are the dicts of `evaluation.metrics.video_metrics` and `evaluation.cost.Cost.as_dict`;
+    `evaluated` holds what is beside them: split, selected, majority, train (accuracy on training videos), comparisons
+    (first, second, difference, low, high, word, method), and mean (of replicates: top1, sd, top1_interval, replicates);
     `videos` counts videos per split; `licence` is the recipe's, None where it gives none; `teacher_check`
     says how the teacher did on validation, before anything was distilled from it.
     """
@@ -29,6 +31,7 @@ class CardFacts:
     labels: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: Mapping[str, Any] = field(default_factory=dict)
     intended_use: str = ""
 
 
@@ -42,7 +45,7 @@ def model_card(network: VideoNetwork, raster: Sequence[int], facts: CardFacts, *
         f"## Classes\n\n{_classes(network.classes)}",
         f"## Data\n\n{_data(facts)}",
         f"## Method\n\n{_method(facts)}",
-        f"## Evaluation\n\n{_evaluation(facts.metrics)}",
+        f"## Evaluation\n\n{_evaluation(facts.metrics, facts.evaluated)}",
         f"## Cost\n\n{_cost(facts.cost)}",
         f"## Licence\n\n{_licence(facts.licence)}",
     ]
@@ -122,22 +125,55 @@ def _method(facts: CardFacts) -> str:
     )
 
 
-def _evaluation(metrics: Mapping[str, Any]) -> str:
+def _evaluation(metrics: Mapping[str, Any], beside: Mapping[str, Any]) -> str:
     if not metrics:
         return "Not evaluated before this export."
-    rows = [("top-1 per video", _accuracy(metrics)), (f"top-{metrics['top5_k']} per video", _percent(metrics["top5"]))]
-    rows += [("top-1 per clip", _percent(metrics["clip"]["top1"])), ("ECE, 15 bins", f"{metrics['ece']:.3f}")]
+    rows = [("top-1 per video", _accuracy(metrics)), *_beside(beside)]
+    if metrics["top5"] is not None:
+        rows.append(("top-5 per video", _percent(metrics["top5"])))
+    rows += [("top-1 per clip", _accuracy(metrics["clip"])), ("ECE, 15 bins", f"{metrics['ece']:.3f}")]
     rows += [("NLL", f"{metrics['nll']:.3f}"), *_scaled(metrics.get("scaled"))]
     if metrics.get("agreement") is not None:
         rows.append(("agreement with the teacher", _percent(metrics["agreement"])))
+    split = beside.get("split", "test")
     table = "\n".join(
-        ["| metric, test split | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+        [f"| metric, {split} split | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     )
-    return f"{table}\n\n{_counted(metrics)}"
+    return "\n\n".join([table, *_said(beside), _counted(metrics, split)])
+
+
+def _beside(beside: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What top-1 has to be read beside: the mean over replicates, training videos, the largest class."""
+    rows, mean, train, majority = [], beside.get("mean"), beside.get("train"), beside.get("majority")
+    if mean:
+        spread = f", s.d. {100 * mean['sd']:.1f} points"
+        rows.append((f"mean over {mean['replicates']} seeds, of which this is one", f"{_accuracy(mean)}{spread}"))
+    if train:
+        rows.append((f"top-1 on {train['videos']:,} training videos, {train['views']}", _accuracy(train)))
+    if majority:
+        rows.append((f"always {_line(majority['class'])}, the largest training class", _accuracy(majority)))
+    return rows
+
+
+def _said(beside: Mapping[str, Any]) -> list[str]:
+    """The student's paired differences with their words, and whether the figures were selected."""
+    said = [_line(beside["selected"])] if beside.get("selected") else []
+    differences = [f"- {_difference(item)}" for item in beside.get("comparisons", ())]
+    return [*said, "\n".join(differences)] if differences else said
+
+
+def _difference(item: Mapping[str, Any]) -> str:
+    bounds = _line(item["method"])
+    if item["low"] is not None:
+        bounds = f"95 % interval {100 * item['low']:+.1f} to {100 * item['high']:+.1f}, {bounds}"
+    size = f"{100 * item['difference']:+.1f} points ({bounds})"
+    return f"{_line(item['first'])} against {_line(item['second'])}: **{item['word']}**, {size}"
 
 
 def _accuracy(metrics: Mapping[str, Any]) -> str:
     found = metrics["top1_interval"]
+    if found["low"] is None:
+        return f"{_percent(metrics['top1'])} ({found['method']})"
     bounds = f"{100 * found['low']:.1f}–{100 * found['high']:.1f} %"
     return f"{_percent(metrics['top1'])} ({found['level']:.0%} interval {bounds}, {found['method']})"
 
@@ -149,11 +185,11 @@ def _scaled(scaled: Mapping[str, float] | None) -> list[tuple[str, str]]:
     return [(f"ECE {name}", f"{scaled['ece']:.3f}"), (f"NLL {name}", f"{scaled['nll']:.3f}")]
 
 
-def _counted(metrics: Mapping[str, Any]) -> str:
+def _counted(metrics: Mapping[str, Any], split: str) -> str:
     broken = metrics["quarantined_videos"]
     wrong = f" (counted as wrong, top-1 is {_percent(metrics['top1_quarantined_wrong'])})" if broken else ""
     return (
-        f"{metrics['videos']:,} test videos; {broken:,} that could not be decoded{wrong} and "
+        f"{metrics['videos']:,} {split} videos; {broken:,} that could not be decoded{wrong} and "
         f"{metrics['unlabelled_videos']:,} without a label are left out."
     )
 

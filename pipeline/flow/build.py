@@ -164,7 +164,7 @@ def network_spec(network: Network, classes: tuple[str, ...]) -> Any:
 
 
 def weights_path(named: str) -> Path:
-    """Where named weights lie: of an artefact's folder (as `fit-teacher` and `distill` print it) its finished attempt."""
+    """Where named weights lie: of an artefact's folder (as `fit-teacher` prints it) its finished attempt."""
     path = Path(named)
     return content(path) if path.is_dir() and is_done(path) else path
 
@@ -190,6 +190,12 @@ def objective(recipe: Recipe, classes: int, **changes: Any) -> Any:
     section = recipe.distill
     found = replace(Objective(**{name: getattr(section, name) for name in OBJECTIVE}), **changes)
     return replace(found, standardize=found.standardize and classes > 2)
+
+
+def validation_trusted(recipe: Recipe) -> bool:
+    """Whether validation labels are taken to be right: as the recipe says, else unless it injects noise into them."""
+    said, noise = recipe.labels.trust_validation, recipe.manifest.noise
+    return (noise.kind == "none" or "val" not in noise.splits) if said is None else said
 
 
 def device(wanted: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.identity import digest, integer
 from pipeline.artifacts.layout import write_about
 from pipeline.config.base import identity_fields
 from pipeline.config.method import KDControl
@@ -19,11 +20,13 @@ from pipeline.config.networks import Network
 from pipeline.config.networks import Optimiser as OptimiserSection
 from pipeline.config.recipe import Recipe
 from pipeline.distill.cascade import plan_assistants, sources_of
-from pipeline.distill.data import DataSpec, SourceSpec
+from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec
 from pipeline.distill.spec import Job, Objective
 from pipeline.errors import ConfigError
 from pipeline.flow.build import network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
+from pipeline.flow.folds import decodable
+from pipeline.flow.seen import names_seen, of_weights
 from pipeline.flow.step import Step, content, describe, is_done
 from pipeline.flow.targets import Targets, network_targets
 from pipeline.flow.tasks import LabelTask, StatisticsTask, Task, TrainTask
@@ -32,6 +35,8 @@ from pipeline.flow.videos import Videos, Views
 from pipeline.models.spec import NetworkSpec
 
 VERSION = 2  # labels are not divided by their mean weight
+LEAST_VALIDATION = 30  # fewer videos would select noise
+MOST_VALIDATION, MOST_VIEWS = 512, 1536  # that are held in memory beside the training data
 ALONE, ALONE_DOUBLE = "cross-entropy", "cross-entropy, 2× steps"
 
 
@@ -97,6 +102,7 @@ class CascadePlanner:
     def __init__(self, context: Context, videos: Videos, views: Views, labels: Path, teachers: Teachers) -> None:
         self.context, self.videos, self.views, self.labels = context, videos, views, labels
         self.teachers = teachers
+        self._validation = validation_spec(context.recipe, videos, views)
         self._tasks: list[Task] = []
         self._replicate = 0
 
@@ -193,15 +199,21 @@ class CascadePlanner:
             self.views.digest("train"),
             labels=str(self.labels),
             sources=tuple(self._source(source, arm.aim) for source in sources),
+            validation=self._validation,
         )
         called = arm.name if not self._replicate else f"{arm.name}, seed {self._replicate + 1}"
         run_id = "" if is_done(folder) else self.context.track().start_run(called, parent=self.context.parent_run)
         job = self._job(arm, called, step, weights if sources else None, bool(sources))
-        self._tasks.append(TrainTask(job, data, str(folder), extras(self.context, saw_labels=True), run_id))
+        self._tasks.append(TrainTask(job, data, str(folder), self._extras(arm, sources), run_id))
         model = Model(called, folder, step.key)
         targets = network_targets(self.context, self.views, model)
         self._label(model, targets, ("eval",) if arm.last else ("train", "eval"))
         return Trained(arm.name, arm.role, model, job.steps, targets, arm.spec, self._replicate)
+
+    def _extras(self, arm: _Arm, sources: list[Trained]) -> dict[str, Any]:
+        """Of model.json: the labels that the teachers and the first weights have seen are seen by it, too."""
+        taught = [names_seen(content(source.model.folder)) for source in sources if is_done(source.model.folder)]
+        return extras(self.context, of_weights(arm.section.weights), *taught)
 
     def _label(self, model: Model, targets: Targets, plans: tuple[str, ...]) -> None:
         recipe = self.context.recipe
@@ -251,15 +263,20 @@ class CascadePlanner:
             fields |= {"schedule": recipe.distill.schedule, "share": recipe.distill.share}
         if sources and train.labelled_share is not None:
             fields["labelled_share"] = train.labelled_share
+        if self._validation is not None:
+            fields["select"] = [validate_every(recipe, arm.steps), train.patience]
         if weights is not None:
             fields["source_weights"] = list(weights)
         elif len(sources) > 1:
             fields |= {"wiring": recipe.cascade.wiring, "source_dropout": recipe.cascade.source_dropout}
-        inputs = {
+        inputs: dict[str, Any] = {
             "train": self.views.digest("train"),
             "labels": self.labels.name,
             "sources": [[source.targets.identity, list(source.targets.class_index or ())] for source in sources],
         }
+        if self._validation is not None:
+            given = [list(pair) for pair in self._validation.given]
+            inputs["validation"] = [self._validation.snapshot, digest(given), self._validation.views]
         return Step("distill", "models", VERSION, fields, inputs, {"name": arm.name, "manifest": self.videos.key})
 
     def _job(self, arm: _Arm, called: str, step: Step, weights: tuple[float, ...] | None, taught: bool) -> Job:
@@ -280,12 +297,42 @@ class CascadePlanner:
             source_dropout=recipe.cascade.source_dropout,
             source_weights=weights,
             labelled_share=train.labelled_share if taught else None,
+            select="last" if self._validation is None else "best",
+            validate_every=validate_every(recipe, arm.steps),
+            patience=train.patience,
             checkpoint_every=train.checkpoint_every,
             log_every=train.log_every,
             threads=train.threads,
             device=train_device(train),
             dtype=train.dtype,
         )
+
+
+def validation_spec(recipe: Recipe, videos: Videos, views: Views) -> ValidationSpec | None:
+    """What selects the best step: at most 512 labelled validation videos, None where the last step is the result.
+
+    ConfigError where `train.select: best` has none to judge by.
+    """
+    wanted = recipe.train.select
+    labelled = sum(int(videos.labels[row]) >= 0 for row in videos.of("val"))
+    if wanted == "last" or (wanted == "auto" and labelled < LEAST_VALIDATION):
+        return None
+    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0] if labelled else []
+    if not rows:
+        raise ConfigError(
+            f"train.select is best, and {videos.root} has no labelled validation video to judge by: set "
+            "train.select: last, or manifest.split.val above 0"
+        )
+    if wanted == "auto" and len(rows) < LEAST_VALIDATION:
+        return None
+    rows = sorted(rows, key=lambda row: integer("validation", videos.ids[row]))[:MOST_VALIDATION]
+    given = tuple(sorted((videos.ids[row], int(videos.labels[row])) for row in rows))
+    return ValidationSpec(str(views.folders["eval"]), views.digest("eval"), given, max(1, MOST_VIEWS // len(given)))
+
+
+def validate_every(recipe: Recipe, steps: int) -> int:
+    """Steps between two looks at validation: as the recipe says, else a twentieth of all, 10 at least."""
+    return recipe.train.validate_every or max(10, steps // 20)
 
 
 def alone_name(multiple: float) -> str:

@@ -6,10 +6,12 @@ from math import ceil
 
 from pipeline.artifacts.places import is_remote, place
 from pipeline.config.recipe import Recipe
-from pipeline.errors import CapacityError
+from pipeline.errors import CapacityError, ConfigError
+from pipeline.flow.build import validation_trusted
 from pipeline.flow.demands import known_capacity, labels_in_turn, step_demands, target_demands
 from pipeline.flow.dry_data import Data
 from pipeline.flow.dry_sizes import PlanSize, duration, size
+from pipeline.flow.seen import check_starts
 from pipeline.on_ray.capacity import Capacity, check
 
 LEAST_VIDEOS = 40  # of validation, for the self-test: labels.selftest, whose import costs a second
@@ -23,6 +25,10 @@ def refusals(recipe: Recipe, found: Capacity) -> Iterator[str]:
             check(step, held, found)
         except CapacityError as error:
             yield str(error)
+    try:
+        check_starts(recipe)
+    except ConfigError as error:
+        yield str(error)
 
 
 def warnings(recipe: Recipe, data: Data, sizes: Mapping[str, PlanSize]) -> list[str]:
@@ -36,10 +42,10 @@ def _splits(recipe: Recipe, data: Data) -> Iterator[str]:
     split = recipe.evaluate.split
     if not data.videos.get(split) or split not in recipe.views.eval.splits:
         yield f"evaluate.split is {split}, and no video of it is planned: evaluate will stop (views.eval.splits, split)"
-    noise = recipe.manifest.noise
-    trusted = noise.kind == "none" or "val" not in noise.splits
+    trusted = validation_trusted(recipe)
     if recipe.labels.channel == "auto" and (not trusted or data.videos.get("val", 0) < LEAST_VIDEOS):
-        why = f"{data.videos.get('val', 0)} validation videos of at least {LEAST_VIDEOS}" if trusted else "noise in val"
+        few = f"{data.videos.get('val', 0)} validation videos of at least {LEAST_VIDEOS}"
+        why = few if trusted else "noise in val, or labels.trust_validation: false"
         yield f"labels.channel auto will answer none ({why}); labels.channel: none saves its fold models"
     if data.unlabelled:
         yield f"{data.unlabelled} training videos have no label: they weigh what the refinement is sure of"
@@ -63,7 +69,7 @@ def _training(recipe: Recipe, data: Data, plan: PlanSize) -> Iterator[str]:
     if aim.method == "staged" and train.batch_size < 8:
         yield f"train.batch_size {train.batch_size}: terms that relate the samples of a batch need at least 8"
     if aim.standardize and aim.lambda_kd and data.classes < 5:
-        what = "refused: use distill.standardize: false" if data.classes <= 2 else "little signal"
+        what = "no signal, so KD is plain, for student and controls" if data.classes <= 2 else "little signal"
         yield f"standardised logits of {data.classes} classes: {what}"
     for name, network in (("teacher", recipe.teacher), ("student", recipe.student)):
         frames = network.options.get("num_frames")

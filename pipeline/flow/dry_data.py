@@ -84,7 +84,10 @@ def scanned(recipe: Recipe, root: Path) -> Data:
     section = recipe.manifest
     entries = scan(root, section.layout, official_split=section.official_split)
     shares = {name: getattr(section.split, name) for name in SPLITS}
-    splits = assign_splits(entries, shares, seed=section.split.seed, val_from_train=section.split.val_from_train)
+    split = section.split
+    splits = assign_splits(
+        entries, shares, seed=split.seed, val_from_train=split.val_from_train, val_as_test=split.val_as_test
+    )
     found: dict[str, dict[str, str]] = {name: {} for name in SPLITS}
     for entry in entries:
         found[splits[entry.video_id]][entry.video_id] = f"{entry.size}:{entry.etag}"
@@ -151,5 +154,7 @@ def _shared(recipe: Recipe, known: Published) -> dict[str, int]:
     if known is UNKNOWN:
         return {name: round(known.videos["train"] * getattr(split, name)) for name in SPLITS}
     counts = {name: known.videos.get(name, 0) for name in SPLITS}
+    if split.val_as_test:
+        counts |= {"test": counts["val"], "val": 0}
     moved = round(counts["train"] * split.val_from_train)
     return {"train": counts["train"] - moved, "val": counts["val"] + moved, "test": counts["test"]}

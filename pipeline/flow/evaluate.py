@@ -1,6 +1,5 @@
 """Evaluation: the evaluation split is read once, from stored targets, for the teacher, the cascade and its controls."""
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,31 @@ from pipeline.artifacts.schemas import column
 from pipeline.artifacts.snapshot import load as load_snapshot
 from pipeline.config.base import identity_fields
 from pipeline.errors import InputError
-from pipeline.flow.cascade import ALONE, ALONE_DOUBLE, CascadePlan, Trained
+from pipeline.flow.cascade import CascadePlan, Trained
 from pipeline.flow.context import Context
+from pipeline.flow.methods import Method, by_name, comparisons, majority, note_weak_assistants, room
 from pipeline.flow.step import Made, Step, content, ensure, files_of
 from pipeline.flow.targets import Targets
 from pipeline.flow.teacher import Model
+from pipeline.flow.train_accuracy import TrainAccuracy
 from pipeline.flow.videos import Videos, Views
 
-VERSION = 1
+VERSION = 2
 METRICS = "metrics.json"
+SELECTED = (
+    "These figures are of the validation split: settings and checkpoints are chosen on it, so they are selected, not a "
+    "test."
+)
 
 
 def evaluate(context: Context, videos: Videos, views: Views, plan: CascadePlan) -> Path:
-    """The evaluation artefact: metrics.json with one entry per network and the paired comparisons of the student."""
+    """The evaluation artefact: metrics.json with one entry per network, over its replicates, and paired comparisons."""
     section = context.recipe.evaluate
-    networks = [*plan.networks, *plan.controls]  # TODO replicates
+    networks = [*plan.networks, *plan.controls, *plan.replicates]
     inputs = {
-        "manifest": videos.label_digest(["val", "test"]),
-        "groups": digest([videos.groups[row] for row in videos.of("val", "test")]),
+        "manifest": videos.label_digest(["train", "val", "test"]),
+        "groups": digest([videos.groups[row] for row in videos.of("train", "val", "test")]),
+        "train": views.digest("train"),
         "eval": views.digest("eval"),
         "networks": [[network.name, network.model.key] for network in networks],
     }
@@ -55,15 +61,19 @@ def _evaluate(
             f"the {split} split of {videos.root} holds no labelled video: set evaluate.split, or manifest.split"
         )
     quarantined = _quarantined(views, {videos.ids[row] for row in rows})
-    tables = {network.name: _Tables(videos, network, networks[0], split) for network in networks}
-    entries = [_entry(context, videos, network, tables[network.name], quarantined) for network in networks]
-    _flag(networks, entries, tables)
+    methods = [_method(videos, runs, networks[0], split) for runs in by_name(networks)]
+    look = context.recipe.views
+    measure = TrainAccuracy(videos, views, look.num_frames * look.size[0] * look.size[1] * 3)
+    entries = [_entry(context, videos, method, networks[0], quarantined, measure) for method in methods]
+    note_weak_assistants(methods, entries)
     result = {
         "split": split,
+        "selected": SELECTED if split == "val" else "",
         "classes": list(videos.classes),
+        "majority": majority(videos, methods[0].tables[0]),
         "networks": entries,
-        "comparisons": _comparisons(networks, tables),
-        "room": _room(entries),
+        "comparisons": comparisons(methods),
+        "room": room(methods),
         "quarantined": quarantined,
     }
     (folder / attempt).mkdir()
@@ -74,12 +84,13 @@ def _evaluate(
     }
 
 
-class _Tables:
-    """One network's stored logits on the evaluation split and on validation, with the teacher's beside them."""
-
-    def __init__(self, videos: Videos, network: Trained, teacher: Trained, split: str) -> None:
-        self.split = _table(videos, network, teacher, split)
-        self.validation = _table(videos, network, teacher, "val")
+def _method(videos: Videos, runs: list[Trained], teacher: Trained, split: str) -> Method:
+    """A network's stored logits on the evaluation split and on validation, with the teacher's beside them."""
+    validation = [_table(videos, run, teacher, "val") for run in runs]
+    tables = [_table(videos, run, teacher, split) for run in runs]
+    if any(table is None for table in tables):
+        raise InputError(f"no labelled video of the {split} split could be decoded: see `stagedkd verify`")
+    return Method(runs, tables, [table for table in validation if table is not None])
 
 
 def _table(videos: Videos, network: Trained, teacher: Trained, split: str) -> Any:
@@ -115,69 +126,63 @@ def _logits(network: Trained, wanted: set[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _entry(
-    context: Context, videos: Videos, network: Trained, tables: _Tables, quarantined: list[dict[str, str]]
+    context: Context,
+    videos: Videos,
+    method: Method,
+    teacher: Trained,
+    quarantined: list[dict[str, str]],
+    measure: TrainAccuracy,
 ) -> dict[str, Any]:
     from pipeline.evaluation.cost import cost
-    from pipeline.evaluation.metrics import fit_temperature, video_metrics
+    from pipeline.evaluation.intervals import accuracy_interval
+    from pipeline.evaluation.metrics import mean_metrics
     from pipeline.models.weights import load_network
 
-    recipe = context.recipe
-    validation = tables.validation
-    metrics = video_metrics(
-        tables.split,
-        videos.classes,
-        temperature=fit_temperature(validation) if validation is not None else None,
-        quarantined=[entry["video_id"] for entry in quarantined],
-        draws=recipe.evaluate.bootstrap,
-    )
+    recipe, table = context.recipe, method.tables[0]
+    found = [_metrics(context, videos, method, place, quarantined) for place in range(len(method.runs))]
+    interval = accuracy_interval(method.correct, table.labels, table.groups, draws=recipe.evaluate.bootstrap)
     shape = (recipe.views.num_frames, *recipe.views.size)
-    price = cost(load_network(content(network.model.folder)), shape, repeats=recipe.evaluate.latency_runs)
+    price = cost(load_network(content(method.runs[0].model.folder)), shape, repeats=recipe.evaluate.latency_runs)
+    stored = "train" in recipe.views.eval.splits
+    seen = [_table(videos, run, teacher, "train") for run in method.runs] if stored else []
+    validated = [float(table.correct.mean()) for table in method.validation]
+    top1 = [one["top1"] for one in found]
     return {
-        "name": network.name,
-        "role": network.role,
-        "steps": network.steps,
-        "key": network.model.key,
-        "metrics": metrics,
+        "name": method.name,
+        "role": method.role,
+        "steps": method.runs[0].steps,
+        "key": method.runs[0].model.key,
+        "metrics": mean_metrics(found) | {"top1_interval": interval.as_dict()},
+        "sd": float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
+        "replicates": [_replicate(run, one, found) for run, one in zip(method.runs, found, strict=True)],
         "cost": price.as_dict(),
-        "validation_top1": float(validation.correct.mean()) if validation is not None else None,
+        "validation_top1": float(np.mean(validated)) if validated else None,
+        "train": measure.of(method.runs, [] if any(table is None for table in seen) else seen),
     }
 
 
-def _comparisons(networks: list[Trained], tables: dict[str, _Tables]) -> list[dict[str, Any]]:
-    """The student against the teacher and each control, on the same videos."""
-    from pipeline.evaluation.compare import discordance
+def _metrics(
+    context: Context, videos: Videos, method: Method, place: int, quarantined: list[dict[str, str]]
+) -> dict[str, Any]:
+    """One run's metrics; scaled ones only on another split than that on which the temperature is fitted."""
+    from pipeline.evaluation.metrics import fit_temperature, video_metrics
 
-    student = next(network.name for network in networks if network.role == "student")
-    others = [network.name for network in networks if network.role in ("teacher", "control")]
-    mine = tables[student].split.correct
-    return [
-        {"first": student, "second": name, **discordance(mine, tables[name].split.correct).as_dict()} for name in others
-    ]
-
-
-def _flag(networks: list[Trained], entries: list[dict[str, Any]], tables: dict[str, _Tables]) -> None:
-    """Note each assistant that validates worse than the network it teaches by more than one standard error."""
-    from pipeline.evaluation.compare import discordance
-
-    for place, (network, following) in enumerate(itertools.pairwise(networks)):
-        mine, next_one = tables[network.name].validation, tables[following.name].validation
-        if network.role != "assistant" or mine is None or following.role == "control":
-            continue
-        found = discordance(next_one.correct, mine.correct)
-        if found.difference > found.error:
-            better = f"{100 * found.difference:.1f} ± {100 * found.error:.1f} points"
-            entries[place]["note"] = f"flagged: {following.name} is {better} better on validation"
+    section = context.recipe.evaluate
+    scalable = section.split != "val" and bool(method.validation)
+    return video_metrics(
+        method.tables[place],
+        videos.classes,
+        temperature=fit_temperature(method.validation[place]) if scalable else None,
+        quarantined=[entry["video_id"] for entry in quarantined],
+        draws=section.bootstrap,
+    )
 
 
-def _room(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Teacher, student, the student trained alone with its steps and twice of them, the share of the gap recovered."""
-    from pipeline.evaluation.metrics import gap_recovered
-
-    top1 = {entry["name"]: entry["metrics"]["top1"] for entry in entries}
-    teacher, student, alone = top1["teacher"], top1["student"], top1.get(ALONE)
-    recovered = None if alone is None else gap_recovered(teacher, student, alone)
-    found = {"teacher": teacher, "student": student, "alone": alone, "alone_double": top1.get(ALONE_DOUBLE)}
-    return found | {"gap_recovered": recovered}
+def _replicate(run: Trained, metrics: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is kept of one replicate; its metrics where there are several, without the large parts."""
+    large = ("classes", "confusion")
+    own = {name: value for name, value in metrics.items() if name not in large} if len(runs) > 1 else None
+    return {"replicate": run.replicate, "key": run.model.key, "top1": metrics["top1"], "metrics": own}
 
 
 def quarantine_rows(views: Views) -> list[dict[str, str]]:

@@ -78,7 +78,8 @@ def _facts(context: Context, videos: Videos, labels: Path, plan: CascadePlan, ev
     from pipeline.export.card import CardFacts
 
     recipe = context.recipe
-    entry = next(entry for entry in read_metrics(evaluation)["networks"] if entry["role"] == "student")
+    evaluated = read_metrics(evaluation)
+    entry = next(entry for entry in evaluated["networks"] if entry["role"] == "student")
     counts = {split: len(videos.of(split)) for split in ("train", "val", "test")}
     teacher = plan.networks[0].model
     return CardFacts(
@@ -91,6 +92,19 @@ def _facts(context: Context, videos: Videos, labels: Path, plan: CascadePlan, ev
         teacher_check=gate_line(context),
         method=f"staged distillation, schedule {recipe.distill.schedule}, K = {recipe.cascade.K}",
         labels=_labels(labels),
-        metrics=entry["metrics"],
+        metrics=entry["replicates"][0]["metrics"] or entry["metrics"],
         cost=entry["cost"],
+        evaluated=_beside(evaluated, entry),
     )
+
+
+def _beside(evaluated: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """What the card says beside the exported network's own figures."""
+    metrics, count = entry["metrics"], len(entry["replicates"])
+    mean = {"top1": metrics["top1"], "top1_interval": metrics["top1_interval"], "sd": entry["sd"], "replicates": count}
+    return {
+        **{name: evaluated[name] for name in ("split", "selected", "majority")},
+        "train": entry["train"],
+        "comparisons": [item for item in evaluated["comparisons"] if item["first"] == entry["name"]],
+        "mean": mean if count > 1 else None,
+    }

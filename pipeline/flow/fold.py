@@ -1,6 +1,7 @@
 """One fold model: trained without its fold, it labels the fold's videos and the validation videos. Runs on any host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,32 +22,34 @@ LOGITS = "logits"
 
 @dataclass(frozen=True)
 class FoldTask(Json):
-    """`held_out`: the fold's videos (training views). `validation`: videos of the evaluation frames."""
+    """`held_out`: the fold's videos. `validation`: videos of `check_frames` (`flow.check_views`), () without any.
+    `seen`: what model.json says of the labels that it saw."""
 
     job: Job
     data: DataSpec
     out: str
     held_out: tuple[str, ...]
-    eval_frames: str
-    eval_snapshot: str
+    check_frames: str
+    check_snapshot: str
     validation: tuple[str, ...]
     micro_batch: int
+    seen: dict[str, Any] = field(default_factory=lambda: {"saw_labels": True})
 
     @property
     def marker(self) -> str:
         """Other validation videos or views mean other logits of the same model."""
-        read = [list(self.held_out), self.eval_snapshot, list(self.validation), self.micro_batch]
+        read = [list(self.held_out), self.check_snapshot, list(self.validation), self.micro_batch]
         return f"{LOGITS}-{digest(read)[:12]}"
 
 
 def run_fold(task: FoldTask, host: Host | None = None) -> str:
     """Train (if not done) and commit both tables of logits beside the model; returns its folder."""
     folder = place(task.out)
-    run_training(TrainTask(task.job, task.data, task.out, {"saw_labels": True, "fold": task.job.name}), host or Host())
+    run_training(TrainTask(task.job, task.data, task.out, {**task.seen, "fold": task.job.name}), host or Host())
     if read_marker(folder, task.marker) is None:
         assert task.data.snapshot is not None
         held_out = _logits(task, task.data.frames, task.data.snapshot, task.held_out)
-        validation = _logits(task, task.eval_frames, task.eval_snapshot, task.validation)
+        validation = _logits(task, task.check_frames, task.check_snapshot, task.validation)
         attempt = new_attempt()
         tables = {"held-out": held_out, "validation": validation}
         objects = [
@@ -73,7 +76,14 @@ def _logits(task: FoldTask, frames: str, snapshot: str, videos: tuple[str, ...])
     from pipeline.models.weights import load_network
     from pipeline.targets.labeler import Labeler
 
+    if not videos:
+        return np.zeros((0, 1, task.data.classes), np.float32)
     labeler = Labeler(load_network(content(place(task.out))), batch=task.micro_batch, device=task.job.device)
+    return by_video(labeler, frames, snapshot, videos, task.micro_batch)
+
+
+def by_video(labeler: Any, frames: str, snapshot: str, videos: tuple[str, ...], batch: int) -> np.ndarray:
+    """What `labeler` says of every view of `videos`, (videos, views, classes) float32, views by (clip, view)."""
     wanted = set(videos)
     rows: dict[str, list[tuple[str, int, np.ndarray]]] = {name: [] for name in videos}
     dataset = open_dataset(frames, snapshot)
@@ -83,12 +93,12 @@ def _logits(task: FoldTask, frames: str, snapshot: str, videos: tuple[str, ...])
         kept = [row for row, name in enumerate(names) if name in wanted]
         if not kept:
             continue
-        logits = _in_batches(labeler, column(table.take(kept), "frames"), task.micro_batch)
+        logits = _in_batches(labeler, column(table.take(kept), "frames"), batch)
         keys = table.select(["clip_id", "view_id"]).take(kept).to_pylist()
         for row, key, values in zip(kept, keys, logits, strict=True):
             rows[names[row]].append((key["clip_id"], key["view_id"], values))
     ordered = [[values for _, _, values in sorted(rows[name], key=lambda entry: entry[:2])] for name in videos]
-    return np.asarray(ordered, np.float32).reshape(len(videos), -1, task.data.classes)
+    return np.asarray(ordered, np.float32).reshape(len(videos), -1, len(ordered[0][0]))
 
 
 def _in_batches(labeler: object, frames: np.ndarray, batch: int) -> np.ndarray:

@@ -8,9 +8,18 @@ import numpy as np
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
-from pipeline.flow.build import network_fields, network_spec, optimiser, train_device
+from pipeline.flow.build import (
+    manifest_name,
+    network_fields,
+    network_spec,
+    optimiser,
+    train_device,
+    validation_trusted,
+)
+from pipeline.flow.check_views import CheckViews, check_views
 from pipeline.flow.context import Context
 from pipeline.flow.demands import warm_actors
+from pipeline.flow.seen import of_weights, passed_on
 from pipeline.flow.step import Step, Timing
 from pipeline.flow.videos import Videos, Views
 
@@ -52,31 +61,54 @@ def cross_fitted(
     from pipeline.flow.fold import read_logits
     from pipeline.labels.predictions import FoldPrediction, OutOfFold
 
-    tasks = fold_tasks(context, videos, views, labels, rows, folds)
+    check = trusted_views(context, videos, views, timing)
+    tasks = fold_tasks(context, videos, views, labels, rows, folds, check)
     run_folds(context, tasks, timing)
     parts = [read_logits(task) for task in tasks]
     predictions = [
         FoldPrediction(np.flatnonzero(folds == fold), held_out, np.flatnonzero(folds != fold))
         for fold, (held_out, _) in enumerate(parts)
     ]
-    return OutOfFold.gather(predictions, len(rows)), _validation(context, videos, views, [val for _, val in parts])
+    return OutOfFold.gather(predictions, len(rows)), _validation(videos, check, [val for _, val in parts])
 
 
-def judged(context: Context, videos: Videos, views: Views, judge: Judge, rows: list[int]) -> tuple[Any, Any]:
-    """The given teacher's stored logits of the same videos."""
+def judged(
+    context: Context, videos: Videos, views: Views, judge: Judge, teacher: Path, rows: list[int], timing: Timing
+) -> tuple[Any, Any]:
+    """The given teacher's stored logits of the training videos; of validation what it says of training views."""
     from pipeline.labels.predictions import OutOfFold
 
-    checked = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
-    found = [
-        _stored_logits(judge, plan, [videos.ids[row] for row in chosen])
-        for plan, chosen in (("train", rows), ("eval", checked))
-    ]
-    return OutOfFold.unseen(found[0]), _validation(context, videos, views, [found[1]])
+    logits = _stored_logits(judge, [videos.ids[row] for row in rows])
+    check = trusted_views(context, videos, views, timing)
+    said = [] if check is None else [_asked(context, teacher, judge, check, videos)]
+    return OutOfFold.unseen(logits), _validation(videos, check, said)
 
 
-def _stored_logits(judge: Judge, plan: str, ids: list[str]) -> np.ndarray:
-    """(videos, views, classes) float32 in the order of `ids`."""
-    table = open_dataset(judge.folders[plan], judge.snapshots[plan]).table(["video_id", "clip_id", "view_id", "logits"])
+def _asked(context: Context, teacher: Path, judge: Judge, check: CheckViews, videos: Videos) -> np.ndarray:
+    """(videos, views, classes) float32: the teacher in `teacher` on the views of `check`."""
+    from pipeline.flow.fold import by_video
+    from pipeline.flow.targets import teacher_jobs
+    from pipeline.flow.teacher import Model
+    from pipeline.flow.teacher_stage import build_labeler
+
+    (job,) = teacher_jobs(context.recipe, [Model("teacher", teacher, teacher.name)])
+    ids = tuple(videos.ids[row] for row in check.rows)
+    logits = by_video(build_labeler(job), str(check.folder), check.snapshot, ids, job.batch)
+    return logits if judge.class_index is None else logits[:, :, list(judge.class_index)]
+
+
+def trusted_views(context: Context, videos: Videos, views: Views, timing: Timing) -> CheckViews | None:
+    """Training views of the labelled validation videos; None where there are none, or their labels are not trusted."""
+    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
+    if not rows or not validation_trusted(context.recipe):
+        return None
+    return check_views(context, videos, rows, timing)
+
+
+def _stored_logits(judge: Judge, ids: list[str]) -> np.ndarray:
+    """(videos, views, classes) float32 of the training views, in the order of `ids`."""
+    folder, snapshot = judge.folders["train"], judge.snapshots["train"]
+    table = open_dataset(folder, snapshot).table(["video_id", "clip_id", "view_id", "logits"])
     keys = [tuple(row.values()) for row in table.select(["video_id", "clip_id", "view_id"]).to_pylist()]
     logits = column(table, "logits").astype(np.float32)
     if judge.class_index is not None:
@@ -88,23 +120,26 @@ def _stored_logits(judge: Judge, plan: str, ids: list[str]) -> np.ndarray:
     return logits[[rows[name] for name in ids]] if ids else np.empty((0, 1, logits.shape[1]), np.float32)
 
 
-def _validation(context: Context, videos: Videos, views: Views, logits: list[np.ndarray]) -> Any:
-    """Validation labels are trusted unless the recipe injects noise into them."""
+def _validation(videos: Videos, check: CheckViews | None, logits: list[np.ndarray]) -> Any:
+    """Logits of each labeller on the views of `check`, with labels and groups; None where nothing is trusted."""
     from pipeline.labels.predictions import Validation
 
-    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
-    if not rows:
+    if check is None or not check.rows:
         return None
-    noise = context.recipe.manifest.noise
-    trusted = noise.kind == "none" or "val" not in noise.splits
-    groups = np.array([videos.groups[row] for row in rows])
-    return Validation(np.stack(logits), videos.labels[rows], trusted, groups)
+    groups = np.array([videos.groups[row] for row in check.rows])
+    return Validation(np.stack(logits), videos.labels[check.rows], True, groups)
 
 
 def fold_tasks(
-    context: Context, videos: Videos, views: Views, labels: Path, rows: list[int], folds: np.ndarray
+    context: Context,
+    videos: Videos,
+    views: Views,
+    labels: Path,
+    rows: list[int],
+    folds: np.ndarray,
+    check: CheckViews | None,
 ) -> "list[FoldTask]":
-    """One task per fold: train without it, label it and the validation videos."""
+    """One task per fold: train without it, label it and the validation videos, both in training views."""
     from pipeline.distill.data import DataSpec
     from pipeline.distill.spec import Job, Objective
     from pipeline.flow.fold import FoldTask
@@ -112,7 +147,7 @@ def fold_tasks(
     recipe = context.recipe
     fields = labeller_fields(context)
     spec = network_spec(recipe.labels.labeller or recipe.teacher, videos.classes)
-    validation = [videos.ids[row] for row in decodable(videos, views, "val") if videos.labels[row] >= 0]
+    validation = [] if check is None else [videos.ids[row] for row in check.rows]
     tasks = []
     for fold in range(int(folds.max()) + 1):
         keep = tuple(videos.ids[row] for row, own in zip(rows, folds, strict=True) if own != fold)
@@ -131,6 +166,7 @@ def fold_tasks(
             log_every=recipe.train.log_every,
             threads=recipe.train.threads,
             device=train_device(recipe.train),
+            batch_field="teacher.batch_size (of the fold models; labels.folds decides what is left to each)",
         )
         data = DataSpec(
             str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels), keep=keep
@@ -142,10 +178,11 @@ def fold_tasks(
                 data,
                 str(step.folder(context.workspace)),
                 held_out,
-                str(views.folders["eval"]),
-                views.digest("eval"),
+                "" if check is None else str(check.folder),
+                "" if check is None else check.snapshot,
                 tuple(validation),
                 recipe.plan.micro_batch,
+                passed_on(manifest_name(recipe), of_weights((recipe.labels.labeller or recipe.teacher).weights)),
             )
         )
     return tasks

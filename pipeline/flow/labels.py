@@ -10,13 +10,15 @@ import pyarrow as pa
 from pipeline.artifacts.commit import write_table
 from pipeline.artifacts.schemas import labels_schema, tensor_array
 from pipeline.config.base import identity_fields
+from pipeline.flow.build import validation_trusted
 from pipeline.flow.context import Context
 from pipeline.flow.folds import Judge, cross_fitted, decodable, judged, labeller_fields
 from pipeline.flow.step import TABLE, Made, Step, Timing, ensure, facts_of
 from pipeline.flow.videos import Videos, Views
 
 LOG = logging.getLogger(__name__)
-GIVEN_VERSION = REFINE_VERSION = 1
+GIVEN_VERSION = 1
+REFINE_VERSION = 2  # accuracy and agreement of the labellers are taken in views of one policy
 
 
 def given_labels(context: Context, videos: Videos) -> Path:
@@ -34,13 +36,16 @@ def given_labels(context: Context, videos: Videos) -> Path:
     )
 
 
-def refined_labels(context: Context, videos: Videos, views: Views, judge: Judge | None = None) -> Path:
+def refined_labels(
+    context: Context, videos: Videos, views: Views, judge: Judge | None = None, teacher: Path | None = None
+) -> Path:
     """The labels that the teacher and the student learn from; given labels stay where the channel is `none`.
 
-    `judge`: the stored targets of a given teacher that never saw these labels, in place of fold models.
+    `judge`: the stored targets of a given teacher (of the models folder `teacher`) that never saw these labels, in
+    place of fold models.
     """
     section, timing = context.recipe.labels, context.timing("refine-labels")
-    fields = identity_fields(section) | {"channel": section.channel}
+    fields = identity_fields(section) | {"channel": section.channel, "trust": validation_trusted(context.recipe)}
     inputs: dict[str, Any] = {"manifest": videos.label_digest(["train", "val"]), "groups": _group_digest(videos)}
     if section.channel != "none":
         inputs |= {plan: views.digest(plan) for plan in ("train", "eval")}
@@ -53,7 +58,7 @@ def refined_labels(context: Context, videos: Videos, views: Views, judge: Judge 
     return ensure(
         step,
         context.workspace,
-        lambda folder, attempt: _refine(context, videos, views, judge, folder, attempt, timing),
+        lambda folder, attempt: _refine(context, videos, views, judge, teacher, folder, attempt, timing),
         timing,
     )
 
@@ -70,7 +75,14 @@ def _group_digest(videos: Videos) -> str:
 
 
 def _refine(
-    context: Context, videos: Videos, views: Views, judge: Judge | None, folder: Path, attempt: str, timing: Timing
+    context: Context,
+    videos: Videos,
+    views: Views,
+    judge: Judge | None,
+    teacher: Path | None,
+    folder: Path,
+    attempt: str,
+    timing: Timing,
 ) -> Made:
     from pipeline.labels.folds import assign_folds, protected_videos
     from pipeline.labels.refine import refine
@@ -83,7 +95,8 @@ def _refine(
     folds = assign_folds(groups, given, folds=section.folds, seed=section.seed)
     logits, validation = None, None
     if section.channel != "none" and judge is not None:
-        logits, validation = judged(context, videos, views, judge, rows)
+        assert teacher is not None
+        logits, validation = judged(context, videos, views, judge, teacher, rows, timing)
     elif section.channel != "none" and folds.max() > 0:
         logits, validation = cross_fitted(context, videos, views, given_labels(context, videos), rows, folds, timing)
     clean = videos.clean[rows] if (videos.clean[rows] >= 0).any() else None
@@ -100,7 +113,7 @@ def _refine(
     )
     columns = {"ids": [videos.ids[row] for row in rows], "q": refined.q, "weight": refined.weight}
     columns |= {"flipped": refined.flipped, "predicted": refined.predicted}
-    return _write(folder, attempt, columns), refined.report
+    return _write(folder, attempt, columns), refined.report | {"validation_trusted": validation_trusted(context.recipe)}
 
 
 def _write(folder: Path, attempt: str, columns: dict[str, Any]) -> list[Any]:

@@ -140,7 +140,10 @@ def _tables(
 ) -> tuple[pa.Table, pa.Table, tuple[str, ...]]:
     section = recipe.manifest
     shares = {name: getattr(section.split, name) for name in ("train", "val", "test")}
-    splits = assign_splits(entries, shares, seed=section.split.seed, val_from_train=section.split.val_from_train)
+    split = section.split
+    splits = assign_splits(
+        entries, shares, seed=split.seed, val_from_train=split.val_from_train, val_as_test=split.val_as_test
+    )
     names = [entry.label_name for entry in entries if entry.label_name is not None]
     classes = class_names(names, before.classes if before else ())
     if len(classes) < 2:

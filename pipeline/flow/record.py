@@ -16,6 +16,7 @@ from pipeline.flow.gate import gate_summary
 
 if TYPE_CHECKING:
     from pipeline.flow.run import Way
+    from pipeline.tracking import Tracker
 
 
 def told(folder: Path) -> dict[str, str] | None:
@@ -38,8 +39,11 @@ def summarise(context: Context, way: "Way", folder: Path, exported: Path, second
         "keys": context.keys,
         "export": _shown(exported, context.workspace.root),
         "networks": [_row(entry) for entry in metrics["networks"]],
+        "comparisons": metrics["comparisons"],
         "room": metrics["room"],
+        "majority": metrics["majority"],
         "split": metrics["split"],
+        "selected": metrics["selected"],
         "sample": _sample(way),
         "gate": gate_summary(context),
     }
@@ -54,17 +58,64 @@ def _shown(path: Path, root: Path) -> str:
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     metrics, cost = entry["metrics"], entry["cost"]
-    interval = metrics["top1_interval"]
+    interval, train = metrics["top1_interval"], entry["train"] or {}
     return {
         "name": entry["name"],
         "role": entry["role"],
         "top1": metrics["top1"],
         "low": interval["low"],
         "high": interval["high"],
+        "interval": interval["method"],
+        "sd": entry["sd"],
+        "replicates": [one["top1"] for one in entry["replicates"]],
+        "train_top1": train.get("top1"),
+        "train_interval": train.get("top1_interval"),
+        "train_videos": train.get("videos"),
         "params": cost["params"],
         "flops": cost["flops"],
         "steps": entry["steps"],
     }
+
+
+def log_figures(tracker: "Tracker", run_id: str, metrics: dict[str, Any]) -> None:
+    """Figures of each network and each paired difference as metrics, the word of each difference as a tag."""
+    values: dict[str, float] = {}
+    for entry in metrics["networks"]:
+        values |= _figures(entry)
+    for item in metrics["comparisons"]:
+        values |= _difference(item)
+    tracker.log(run_id, values)
+    words = {
+        f"{_plain(item['first'])} against {_plain(item['second'])}": item["word"] for item in metrics["comparisons"]
+    }
+    tracker.tags(run_id, words)
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, float]:
+    """One network's figures by MLflow name, those that there are."""
+    metrics, train, name = entry["metrics"], entry["train"] or {}, _plain(entry["name"])
+    interval = metrics["top1_interval"]
+    found = {
+        "top1": metrics["top1"],
+        "top1_low": interval["low"],
+        "top1_high": interval["high"],
+        "top1_sd": entry["sd"],
+        "train_top1": train.get("top1"),
+        "nll": metrics["nll"],
+    }
+    return {f"{name}/{key}": value for key, value in found.items() if value is not None}
+
+
+def _difference(item: dict[str, Any]) -> dict[str, float]:
+    """A paired difference and its bounds by MLflow name."""
+    name = f"{_plain(item['first'])}-minus-{_plain(item['second'])}"
+    keys = ("difference", "low", "high")
+    return {f"{name}/{key}": item[key] for key in keys if item[key] is not None}
+
+
+def _plain(name: str) -> str:
+    """A name that MLflow takes."""
+    return re.sub(r"[^\w.-]+", "-", name.replace("×", "x"), flags=re.ASCII)
 
 
 def _sample(way: "Way") -> str:
@@ -83,9 +134,7 @@ def track(context: Context, way: "Way", exported: Path) -> None:
     from pipeline.flow.step import content
 
     tracker, run_id = context.track(), context.parent_run
-    for entry in read_metrics(way.evaluation)["networks"]:
-        name = re.sub(r"[^\w.-]+", "-", entry["name"].replace("×", "x"), flags=re.ASCII)
-        tracker.log(run_id, {f"{name}/top1": entry["metrics"]["top1"], f"{name}/nll": entry["metrics"]["nll"]})
+    log_figures(tracker, run_id, read_metrics(way.evaluation))
     tracker.artefact(run_id, context.workspace.run(context.name) / "report.html")
     files = content(exported)
     tracker.artefact(run_id, files, "export")

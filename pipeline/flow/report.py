@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.schemas import column
-from pipeline.flow.cascade import CascadePlan, Trained
+from pipeline.flow.cascade import ALONE, CascadePlan, Trained
 from pipeline.flow.context import Context
 from pipeline.flow.evaluate import quarantine_rows, read_metrics
 from pipeline.flow.gate import gate_facts
@@ -21,6 +21,7 @@ from pipeline.report.facts import (
     Confusion,
     Curves,
     FlippedLabel,
+    Majority,
     NetworkRow,
     PhaseSpan,
     QuarantinedVideo,
@@ -57,8 +58,12 @@ def gather(
         created=time.strftime("%Y-%m-%d %H:%M"),
         data=_data(videos, metrics),
         networks=[_network(entry) for entry in metrics["networks"]],
+        split=metrics["split"],
+        selected=metrics["selected"],
         gap_recovered=room["gap_recovered"],
-        room=_room(room, labels),
+        gap_reason=room["gap_reason"],
+        majority=_majority(metrics["majority"]),
+        room=_room(metrics, labels),
         gate=gate_facts(context),
         comparisons=[_comparison(entry) for entry in metrics["comparisons"]],
         curves=[_curves(network) for network in [*plan.networks, *plan.controls] if _has_history(network)],
@@ -74,12 +79,35 @@ def gather(
     )
 
 
-def _room(room: dict[str, Any], labels: Path) -> Room:
-    """The three figures of the room, and what the labeller knew where the clean labels are known."""
+def _room(metrics: dict[str, Any], labels: Path) -> Room:
+    """The teacher against each student trained alone, and what the labeller knew where the clean labels are known."""
     found = refinement_report(labels)
     scores = found.get("labels") or {}
     labeller = (found.get("self_test") or {}).get("accuracy")
-    return Room(room["teacher"], room["alone"], room["alone_double"], scores.get("accuracy_before"), labeller)
+    alone = [
+        entry for entry in metrics["comparisons"] if entry["first"] == "teacher" and not is_taught(entry["second"])
+    ]
+    steps = {entry["name"]: entry["steps"] for entry in metrics["networks"]}
+    doubled = any(steps[entry["second"]] >= 2 * steps["student"] for entry in alone)
+    return Room(
+        metrics["room"]["teacher"],
+        [_comparison(entry) for entry in alone],
+        doubled,
+        scores.get("accuracy_before"),
+        labeller,
+    )
+
+
+def is_taught(name: str) -> bool:
+    """Whether the control of this name learns from the teacher: those that do not are named for cross-entropy."""
+    return not name.startswith(ALONE)
+
+
+def _majority(found: dict[str, Any] | None) -> Majority | None:
+    if found is None:
+        return None
+    interval = found["top1_interval"]
+    return Majority(found["class"], found["top1"], interval["low"], interval["high"])
 
 
 def _data(videos: Videos, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -100,11 +128,15 @@ def _network(entry: dict[str, Any]) -> NetworkRow:
         entry["cost"],
         train_steps=entry["steps"] or None,
         note=entry.get("note", ""),
+        train=entry["train"],
+        sd=entry["sd"],
+        replicates=[one["top1"] for one in entry["replicates"]],
+        taught=entry["role"] != "control" or is_taught(entry["name"]),
     )
 
 
 def _comparison(entry: dict[str, Any]) -> Comparison:
-    names = ("first", "second", "difference", "error", "only_first", "only_second", "n", "p")
+    names = ("first", "second", "difference", "low", "high", "word", "method", "n", "replicates")
     return Comparison(**{name: entry[name] for name in names})
 
 

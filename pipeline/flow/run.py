@@ -19,6 +19,7 @@ from pipeline.flow.plans import PlanView, Retry, scan, stored_plans, update_plan
 from pipeline.flow.precompute import frames, frames_step, refuse_without_frames, teacher_targets
 from pipeline.flow.record import summarise, told, track
 from pipeline.flow.retry import quarantined
+from pipeline.flow.seen import check_starts, teacher_saw_labels
 from pipeline.flow.step import Timing
 from pipeline.flow.targets import Targets, check_classes, check_substages, check_targets, pin_buried, pinned_targets
 from pipeline.flow.teacher import Model, fitted_teacher, given_teachers, more_teachers
@@ -84,6 +85,7 @@ def begin(context: Context, retry: Sequence[str] | None = None) -> Way:
 
 def _refuse_early(context: Context) -> None:
     preflight(context.recipe, local=context.local)
+    check_starts(context.recipe)
     check_targets(context.recipe)
 
 
@@ -159,7 +161,8 @@ def to_labels(way: Way) -> Way:
     judged_by_teacher(way.context.recipe)
     to_frames(way)
     judge = way.stored if judged_by_teacher(way.context.recipe) else None
-    way.labels = refined_labels(way.context, way.videos, way.views, judge)
+    teacher = way.teacher.folder if judge is not None else None
+    way.labels = refined_labels(way.context, way.videos, way.views, judge, teacher)
     return way
 
 
@@ -167,7 +170,7 @@ def judged_by_teacher(recipe: Recipe) -> bool:
     """Whether the recipe lets a given teacher judge the labels. ConfigError where it may have seen them."""
     if recipe.labels.cross_fit or recipe.labels.channel == "none":
         return False
-    if recipe.teacher.fit or recipe.teacher.saw_labels:
+    if recipe.teacher.fit or teacher_saw_labels(recipe):
         raise ConfigError(
             "labels.cross_fit: false needs a given teacher that never saw these labels: teacher.fit: false and "
             "teacher.saw_labels: false; a model judges labels that it was fitted on by repeating them"

@@ -1,6 +1,7 @@
 """The teacher: fitted on the refined labels in a worker group, or taken as given."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,18 @@ from pipeline.config.base import identity_fields
 from pipeline.config.networks import GivenTeacher
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
-from pipeline.flow.build import network_fields, network_spec, optimiser, read_classes, testing, train_device
+from pipeline.flow.build import (
+    manifest_name,
+    network_fields,
+    network_spec,
+    optimiser,
+    read_classes,
+    testing,
+    train_device,
+)
 from pipeline.flow.context import Context
 from pipeline.flow.host import run_tasks
+from pipeline.flow.seen import of_weights, passed_on, teacher_saw_labels
 from pipeline.flow.step import Made, Step, Timing, content, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
 
@@ -50,7 +60,8 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Ste
     folder = step.folder(context.workspace)
     data = DataSpec(str(views.folders["train"]), len(videos.classes), views.digest("train"), labels=str(labels))
     run_id = context.track().start_run("teacher", parent=context.parent_run)
-    task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, saw_labels=True), run_id)
+    inherited = of_weights(context.recipe.teacher.weights)
+    task = TrainTask(_job(context, videos, step), data, str(folder), extras(context, inherited), run_id)
     _about(step, folder)
     run_tasks(context, "fit-teacher", [task], timing, step.key)
 
@@ -96,6 +107,7 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
         threads=train.threads,
         device=train_device(train),
         dtype=train.dtype,
+        batch_field="teacher.batch_size",
     )
 
 
@@ -103,7 +115,7 @@ def given_step(recipe: Recipe) -> Step:
     """The step of a given teacher: known before anything runs."""
     if recipe.teacher.weights is None and not recipe.teacher.labeler:
         raise ConfigError("teacher.fit is false, so teacher.weights must name the teacher's weights")
-    return _given_step(recipe.teacher, OWN, saw_labels=recipe.teacher.saw_labels)
+    return _given_step(recipe.teacher, OWN, saw_labels=teacher_saw_labels(recipe))
 
 
 def more_steps(recipe: Recipe) -> list[Step]:
@@ -178,7 +190,9 @@ def _check_program(recipe: Recipe, folder: Path) -> None:
 def _save_given(section: GivenTeacher, step: Step, seed: int, folder: Path, attempt: str) -> Made:
     (folder / attempt).mkdir(parents=True, exist_ok=True)
     # No raster: it is the recipe's, and the same weights serve recipes with others.
-    said = {"saw_labels": step.fields["saw_labels"]}
+    said: dict[str, Any] = {"saw_labels": step.fields["saw_labels"]}
+    inherited = of_weights(section.weights)
+    said |= {"labels_seen": list(inherited)} if inherited else {}
     if section.labeler:
         from pipeline.models.plain import save_plain
 
@@ -191,12 +205,13 @@ def _save_given(section: GivenTeacher, step: Step, seed: int, folder: Path, atte
     return files_of(folder, attempt), {"name": step.about["name"]}
 
 
-def extras(context: Context, *, saw_labels: bool) -> dict[str, Any]:
-    """What model.json says beside the network: the raster it was trained on, and whether it ever saw the labels."""
+def extras(context: Context, *inherited: Iterable[str]) -> dict[str, Any]:
+    """What model.json says beside a network that is trained: its raster, and whose labels it has seen, with what its
+    teachers and first weights had (`inherited`)."""
     views = context.recipe.views
     raster = {"size": list(views.size), "num_frames": views.num_frames, "frame_stride": views.frame_stride}
     raster |= {"overflow": views.overflow, "clips_per_video": views.eval.clips_per_video}
-    return {"raster": raster | testing(context.recipe), "saw_labels": saw_labels}
+    return {"raster": raster | testing(context.recipe), **passed_on(manifest_name(context.recipe), *inherited)}
 
 
 def _about(step: Step, folder: Path) -> None:

@@ -1,9 +1,10 @@
 """The guarded self-test behind `channel: auto`: a channel is used only if it proves itself on trusted labels.
 
-(a) The noise rate is estimated without any channel. (b) Validation labels are corrupted at that rate with two shapes,
-the same for all candidates, appended to the training table with the predictions of one fold model, and the whole rule
-is run again. (c) A candidate counts by its worse shape and must gain more than 1.645 standard errors. (d) Too few
-validation videos or too weak a labeller: none.
+(a) The noise rate is estimated without any channel, from accuracy and agreement in views of one policy, and must be
+above its own sampling error. (b) Validation labels are corrupted at that rate with two shapes, the same for all
+candidates, appended to the training table with the predictions of one fold model, and the whole rule is run again.
+(c) A candidate counts by its worse shape and must gain more than 1.645 standard errors. (d) Too few validation videos
+or too weak a labeller: none.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from pipeline.labels.scoring import hard_labels
 LEAST_DRAWS = 4
 LEAST_VIDEOS = 40
 ONE_SIDED = 1.645
+TWO_SIDED = 1.96
+TWICE_CHANCE_FROM = 4  # classes
 _STREAM = 0x5E1F
 
 
@@ -90,24 +93,51 @@ def choose(
     rule leaves alone: they count for the agreement, not for the fits.
     """
     if validation is None or not validation.trusted:
-        return Choice("none", "there is no trusted validation split to prove a channel on")
+        return Choice("none", "there is no trusted validation split to prove a channel on (labels.trust_validation)")
     if len(validation.labels) < LEAST_VIDEOS:
         return Choice("none", f"{len(validation.labels)} validation videos, fewer than {LEAST_VIDEOS}")
-    accuracy, limit = labeller_accuracy(validation), 2 / training.num_classes
-    if accuracy <= limit:
-        reason = f"single labellers reach {accuracy:.1%} on validation, not more than 2/C = {limit:.1%}"
-        return Choice("none", reason, accuracy=accuracy)
+    accuracy = labeller_accuracy(validation)
+    weak = _weak(accuracy, validation, training.num_classes)
+    if weak:
+        return Choice("none", f"single labellers reach {accuracy:.1%} on validation, {weak}", accuracy=accuracy)
     agreement = float((training.log_probability(1.0).argmax(axis=1) == training.labels).mean())
     rate = noise_rate(accuracy, agreement, training.num_classes)
     fitted = Rows(training.logits[~protected], training.labels[~protected])
     trials = _SelfTest(fitted, validation, rate, options, seed).run()
-    return Choice(*_verdict(trials, options.candidates), tuple(trials), accuracy, agreement, rate)
+    name, reason = _verdict(trials, options.candidates)
+    error = _error_of_gap(agreement, len(training.labels), validation)
+    if name != "none" and accuracy - agreement <= ONE_SIDED * error:
+        gap = f"{100 * (accuracy - agreement):+.1f} ± {100 * error:.1f} points"
+        name = "none"
+        reason = f"no noise is shown: the labellers' accuracy is above their agreement with the given labels by {gap}"
+    return Choice(name, reason, tuple(trials), accuracy, agreement, rate)
 
 
 def labeller_accuracy(validation: Validation) -> float:
     """Accuracy on validation of single fold models (argmax of the mean softmax over views), averaged over them."""
-    hits = [mean_probability(logits).argmax(axis=1) == validation.labels for logits in validation.logits]
-    return float(np.mean(hits))
+    return float(np.mean(_hits(validation)))
+
+
+def _hits(validation: Validation) -> np.ndarray:
+    """Share of the fold models that are right on each validation video, (Nv,)."""
+    said = [mean_probability(logits).argmax(axis=1) for logits in validation.logits]
+    return np.mean([predicted == validation.labels for predicted in said], axis=0)
+
+
+def _error_of_gap(agreement: float, videos: int, validation: Validation) -> float:
+    """Standard error of accuracy - agreement: without it the luck of a small validation split passes for noise."""
+    of_agreement = agreement * (1 - agreement) / videos
+    return float(np.hypot(standard_error(_hits(validation), validation.group_of), np.sqrt(of_agreement)))
+
+
+def _weak(accuracy: float, validation: Validation, classes: int) -> str:
+    """Why labellers of this accuracy know too little, "" where they know enough: not more than twice chance, or, with
+    fewer than four classes, where twice chance is no limit, not above chance by their 95 % interval."""
+    if classes >= TWICE_CHANCE_FROM:
+        limit = 2 / classes
+        return f"not more than 2/C = {limit:.1%}" if accuracy <= limit else ""
+    lower = accuracy - TWO_SIDED * standard_error(_hits(validation), validation.group_of)
+    return f"which is not surely above chance (95 % interval from {lower:.1%})" if lower <= 1 / classes else ""
 
 
 def noise_rate(accuracy: float, agreement: float, num_classes: int) -> float:

@@ -25,7 +25,11 @@ _PLAIN = ("top1", "top5", "ece", "nll", "agreement", *_COUNTS)
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One network in the headline table and in the figure of accuracy against cost; None is shown as a dash."""
+    """One network in the headline table and in the figures; None is shown as a dash.
+
+    With several `replicates` (each one's top-1) all figures are means, `sd` is top-1's standard deviation, and the
+    interval covers seeds and videos. `taught` is false for a control that never sees the teacher.
+    """
 
     name: str
     role: str
@@ -33,8 +37,14 @@ class NetworkRow:
     low: float | None = None
     high: float | None = None
     interval_method: str = ""
+    sd: float | None = None
+    replicates: Sequence[float] = ()
+    train_top1: float | None = None
+    train_low: float | None = None
+    train_high: float | None = None
+    train_videos: int | None = None
+    train_views: str = ""
     top5: float | None = None
-    top5_k: int = 5
     ece: float | None = None
     ece_scaled: float | None = None
     nll: float | None = None
@@ -42,6 +52,8 @@ class NetworkRow:
     temperature: float | None = None
     agreement: float | None = None
     clip_top1: float | None = None
+    clip_low: float | None = None
+    clip_high: float | None = None
     videos: int | None = None
     clips: int | None = None
     unlabelled_videos: int | None = None
@@ -52,6 +64,7 @@ class NetworkRow:
     latency_ms: float | None = None
     train_steps: int | None = None
     note: str = ""
+    taught: bool = True
 
     def __post_init__(self) -> None:
         assert self.role in ROLES, f"role {self.role!r} is none of {ROLES}"
@@ -66,9 +79,18 @@ class NetworkRow:
         *,
         train_steps: int | None = None,
         note: str = "",
+        train: Mapping[str, Any] | None = None,
+        sd: float | None = None,
+        replicates: Sequence[float] = (),
+        taught: bool = True,
     ) -> "NetworkRow":
-        """Row from the dict of `evaluation.metrics.video_metrics` and that of `evaluation.cost.Cost.as_dict`."""
+        """Row from the dict of `evaluation.metrics.video_metrics` and that of `evaluation.cost.Cost.as_dict`.
+
+        `train`: top1, top1_interval, videos and views of the accuracy on training videos.
+        """
         interval, scaled, price = metrics.get("top1_interval") or {}, metrics.get("scaled") or {}, cost or {}
+        clip, seen = metrics.get("clip") or {}, train or {}
+        of_clip, of_seen = clip.get("top1_interval") or {}, seen.get("top1_interval") or {}
         plain = {key: metrics.get(key) for key in _PLAIN}
         return cls(
             name=name,
@@ -76,29 +98,27 @@ class NetworkRow:
             low=interval.get("low"),
             high=interval.get("high"),
             interval_method=interval.get("method", ""),
-            top5_k=metrics.get("top5_k", 5),
+            sd=sd,
+            replicates=tuple(replicates),
+            train_top1=seen.get("top1"),
+            train_low=of_seen.get("low"),
+            train_high=of_seen.get("high"),
+            train_videos=seen.get("videos"),
+            train_views=seen.get("views", ""),
             ece_scaled=scaled.get("ece"),
             nll_scaled=scaled.get("nll"),
             temperature=scaled.get("temperature"),
-            clip_top1=(metrics.get("clip") or {}).get("top1"),
+            clip_top1=clip.get("top1"),
+            clip_low=of_clip.get("low"),
+            clip_high=of_clip.get("high"),
             params=price.get("params"),
             flops=price.get("flops"),
             latency_ms=price.get("latency_ms"),
             train_steps=train_steps,
             note=note,
+            taught=taught,
             **plain,
         )
-
-
-@dataclass(frozen=True)
-class Room:
-    """Whether the setting can show anything: accuracies on one split, and what the labeller knows."""
-
-    teacher: float
-    alone: float | None = None
-    alone_double: float | None = None
-    given_labels: float | None = None
-    labeller: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,16 +132,44 @@ class Gate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks on the same test videos: difference first - second, error √(b + c) / n (`Discordance.as_dict`)."""
+    """Two networks on the same test videos: difference first - second, its paired interval, and the one word for it.
+
+    `word`: better, worse, not distinguishable, or no interval (low and high None; `method` says why).
+    """
 
     first: str
     second: str
     difference: float
-    error: float
-    only_first: int
-    only_second: int
-    n: int
-    p: float | None = None
+    low: float | None
+    high: float | None
+    word: str
+    method: str = ""
+    n: int | None = None
+    replicates: int = 1
+
+
+@dataclass(frozen=True)
+class Majority:
+    """What always naming the largest training class reaches on the evaluated split."""
+
+    name: str
+    top1: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """Whether the setting can show anything: the teacher against the student alone, and what the labeller knows.
+
+    `against`: teacher - each control that never sees the teacher; `doubled`: one of them had twice its steps.
+    """
+
+    teacher: float
+    against: Sequence[Comparison] = ()
+    doubled: bool = False
+    given_labels: float | None = None
+    labeller: float | None = None
 
 
 @dataclass(frozen=True)
@@ -241,7 +289,11 @@ class ReportFacts:
     created: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     networks: list[NetworkRow] = field(default_factory=list)
+    split: str = "test"
+    selected: str = ""  # says so where the figures were chosen on the split that they are of
     gap_recovered: float | None = None
+    gap_reason: str = ""
+    majority: Majority | None = None
     room: Room | None = None
     gate: Gate | None = None
     comparisons: list[Comparison] = field(default_factory=list)
@@ -261,6 +313,10 @@ class ReportFacts:
     def of_role(self, role: str) -> list[NetworkRow]:
         """Networks of one role, in order."""
         return [row for row in self.networks if row.role == role]
+
+    def compared(self, first: str, second: str) -> Comparison | None:
+        """The comparison of these two names in this order."""
+        return next((item for item in self.comparisons if (item.first, item.second) == (first, second)), None)
 
 
 def _line(records: Sequence[Mapping[str, float]], name: str) -> Line:

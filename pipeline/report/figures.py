@@ -1,4 +1,4 @@
-"""Accuracy against cost: in the report, and as the picture for the README."""
+"""What each network reaches (the picture for the README), and accuracy against cost."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from pipeline.report.answers import answers
 from pipeline.report.canvas import COLOURS, SOFT, canvas, svg
 from pipeline.report.facts import NetworkRow, ReportFacts
-from pipeline.report.words import count, short
+from pipeline.report.words import count, interval, percent, short
 
 MARKS = {"teacher": "s", "assistant": "D", "student": "o", "control": "^"}
 
@@ -25,13 +27,27 @@ def accuracy_against_cost(networks: Sequence[NetworkRow]) -> str | None:
         return svg(figure)
 
 
+def accuracy_by_method(facts: ReportFacts) -> str | None:
+    """SVG of `main_figure`; None without an evaluated network."""
+    rows = _scored(facts)
+    if not rows:
+        return None
+    with canvas(8.2, _height(facts)) as (figure, axes):
+        _draw_methods(figure, axes, rows, facts)
+        return svg(figure)
+
+
 def main_figure(path_png: Path, facts: ReportFacts) -> bool:
-    """Write accuracy against FLOPs with names as a PNG (for the README); False and no file without such a network."""
-    shown = _with_cost(facts.networks)
-    if not shown:
+    """Write top-1 of each network with its interval as a PNG (for the README); False and no file without a network.
+
+    Controls without the teacher, controls with it, the student, the teacher from top to bottom; below, what the teacher
+    buys and what staging adds, in the words of their paired differences.
+    """
+    rows = _scored(facts)
+    if not rows:
         return False
-    with canvas(8.2, 4.3) as (figure, axes):
-        _draw_cost(axes, shown)
+    with canvas(8.2, _height(facts)) as (figure, axes):
+        _draw_methods(figure, axes, rows, facts)
         axes.set_title(facts.run or facts.title, loc="left", fontsize=10, color=SOFT)
         figure.savefig(path_png, format="png", dpi=160, metadata={"Software": None})
     return True
@@ -60,6 +76,54 @@ def round_values(log_low: float, log_high: float) -> list[float]:
     powers = range(math.floor(log_low), math.ceil(log_high) + 1)
     values = [digit * 10.0**power for power in powers for digit in leading]
     return [value for value in values if log_low <= math.log10(value) <= log_high]
+
+
+def _scored(facts: ReportFacts) -> list[NetworkRow]:
+    """Networks with a top-1 in the order of the figure, each kind by accuracy."""
+    kinds = {"control": 1, "assistant": 2, "student": 3, "teacher": 4}
+    scored = [row for row in facts.networks if row.top1 is not None]
+    return sorted(scored, key=lambda row: (kinds[row.role] - (row.role == "control" and not row.taught), row.top1 or 0))
+
+
+def _height(facts: ReportFacts) -> float:
+    return 1.5 + 0.38 * len(_scored(facts)) + 0.2 * len(answers(facts))
+
+
+def _draw_methods(figure: Figure, axes: Axes, rows: Sequence[NetworkRow], facts: ReportFacts) -> None:
+    for place, row in enumerate(rows):
+        _method(axes, row, float(len(rows) - 1 - place))
+    if facts.majority is not None:
+        axes.axvline(facts.majority.top1, color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
+        bounds = interval(facts.majority.low, facts.majority.high) or "no interval"
+        label = f"always the largest class {percent(facts.majority.top1)} ({bounds})"
+        axes.text(facts.majority.top1, len(rows) - 0.45, label, fontsize=7.5, color=SOFT, ha="left", va="bottom")
+    axes.set_yticks([])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low - 0.68 * (high - low), high + 0.08 * (high - low))
+    axes.set_xticks([value for value in axes.get_xticks() if max(low, 0.0) <= value <= 1.0])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", visible=False)
+    said = "\n".join(answers(facts))
+    axes.set_xlabel(f"top-1 per video, {facts.split} split, with 95 % intervals" + (f"\n\n{said}" if said else ""))
+
+
+def _method(axes: Axes, row: NetworkRow, height: float) -> None:
+    assert row.top1 is not None
+    colour = COLOURS[row.role]
+    if row.low is not None and row.high is not None:
+        axes.hlines(height, row.low, row.high, color=colour, linewidth=2.2, alpha=0.6)
+    if len(row.replicates) > 1:
+        axes.scatter(row.replicates, [height] * len(row.replicates), s=9, color=colour, alpha=0.8, zorder=4)
+    axes.scatter([row.top1], [height], s=62, marker=MARKS[row.role], color=colour, edgecolor="white", zorder=3)
+    axes.annotate(
+        f"{short(row.name, 34)}  {percent(row.top1)} ({interval(row.low, row.high) or 'no interval'})",
+        xy=(0.01, height),
+        xycoords=axes.get_yaxis_transform(),
+        va="center",
+        color=colour,
+        fontweight="bold" if row.role == "student" else "normal",
+    )
 
 
 def _top(cluster: Sequence[float], gap: float) -> float:
@@ -95,7 +159,7 @@ def _cost_axes(axes: Axes, rows: Sequence[NetworkRow], log_flops: np.ndarray, wi
     axes.set_yticks([value for value in axes.get_yticks() if axes.get_ylim()[0] <= value <= 1.0])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("FLOPs per clip (logarithmic)")
-    axes.set_ylabel("top-1 per video, test")
+    axes.set_ylabel("top-1 per video")
 
 
 def _side_by_side(log_flops: np.ndarray, width: float) -> np.ndarray:
@@ -131,7 +195,7 @@ def _point(axes: Axes, row: NetworkRow, at: float, label: tuple[float, float], a
     size = 70 if row.role == "student" else 48
     axes.scatter([at], [row.top1], s=size, marker=MARKS[row.role], color=colour, edgecolor="white", zorder=3)
     axes.annotate(
-        f"{short(row.name, 26)}  {row.top1:.1%}",
+        f"{short(row.name, 26)}  {percent(row.top1)}",
         xy=(at, row.top1),
         xytext=label,
         va="center",

@@ -11,21 +11,24 @@ import jinja2
 import numpy as np
 
 from pipeline.report import panels, words
+from pipeline.report.answers import answers, best_control, bounds, caveats, counted, first_of, room_sentences, verdict
 from pipeline.report.facts import Confusion, NetworkRow, ReportFacts
-from pipeline.report.figures import accuracy_against_cost
+from pipeline.report.figures import accuracy_against_cost, accuracy_by_method
 from pipeline.report.film import film_strip
 
 GALLERY = 24
 CONFUSED_PAIRS = 8
+SHOWN = ("better", "worse")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that is said large on top of the page."""
+    """A figure that is said large on top of the page; `small` where its value is words."""
 
     value: str
     label: str
     note: str = ""
+    small: bool = False
 
 
 def write_report(out_html: Path, facts: ReportFacts) -> Path:
@@ -53,8 +56,11 @@ def render(facts: ReportFacts) -> str:
         facts=facts,
         tiles=tiles(facts),
         verdict=verdict(facts),
+        answers=answers(facts),
+        caveats=caveats(facts),
         room=room_sentences(facts),
         counted=counted(facts),
+        method_figure=accuracy_by_method(facts),
         cost_figure=accuracy_against_cost(facts.networks),
         curve_figures=_curve_figures(facts),
         confusion_figures=[(item, panels.confusion_matrix(item), confused(item)) for item in facts.confusion],
@@ -68,17 +74,18 @@ def render(facts: ReportFacts) -> str:
 
 
 def tiles(facts: ReportFacts) -> list[Tile]:
-    """At most four: the student's accuracy, its distance to the teacher, to the best control, its cost."""
-    student = _first(facts, "student")
+    """At most four: the student's accuracy, what its difference to the teacher and the best control is worth, its cost.
+
+    A difference is shown as a number only where its interval leaves out 0; else the tile says the words.
+    """
+    student = first_of(facts, "student")
     if student is None or student.top1 is None:
         return []
-    teacher = _first(facts, "teacher")
-    found = [Tile(words.percent(student.top1), "student, top-1", words.interval(student.low, student.high))]
-    if teacher is not None and teacher.top1 is not None:
-        found.append(Tile(words.points(student.top1 - teacher.top1), "points against its teacher", _share(facts)))
-    best = best_control(facts)
-    if best is not None and best.top1 is not None:
-        found.append(Tile(words.points(student.top1 - best.top1), "points against the best control", best.name))
+    note = words.interval(student.low, student.high) or "no interval"
+    found = [Tile(words.top1(student.top1, student.sd), f"student, top-1, {facts.split} split", note)]
+    teacher, best = first_of(facts, "teacher"), best_control(facts)
+    others = [(teacher, "against its teacher"), (best, "against the best control")]
+    found += [difference_tile(facts, student, other, label) for other, label in others if other is not None]
     if teacher is not None and teacher.flops and student.flops:
         slower = words.ratio(teacher.latency_ms, student.latency_ms)
         note = "" if slower == words.DASH else f"{slower} shorter latency"
@@ -86,49 +93,17 @@ def tiles(facts: ReportFacts) -> list[Tile]:
     return found
 
 
-def best_control(facts: ReportFacts) -> NetworkRow | None:
-    """The control with the highest top-1, the one that the student has to beat."""
-    scored = [row for row in facts.of_role("control") if row.top1 is not None]
-    return max(scored, key=lambda row: row.top1 or 0.0) if scored else None
-
-
-def verdict(facts: ReportFacts) -> list[str]:
-    """What the paired comparisons say, in words: a difference under two sampling errors is not shown by one run."""
-    return [_compared(item.first, item.second, item.difference, item.error, item.n) for item in facts.comparisons]
-
-
-def counted(facts: ReportFacts) -> str:
-    """How many test videos stand behind the table, and how many do not."""
-    row = _first(facts, "student") or next(iter(facts.networks), None)
-    if row is None or row.videos is None:
-        return ""
-    views = f" ({words.whole(row.clips)} views)" if row.clips else ""
-    text = f"{words.whole(row.videos)} test videos{views}."
-    if row.quarantined_videos:
-        text += f" {words.whole(row.quarantined_videos)} more could not be decoded and are left out"
-        wrong = f"; counted as wrong, {row.name} has {words.percent(row.top1_quarantined_wrong)}"
-        text += f"{wrong if row.top1_quarantined_wrong is not None else ''}."
-    return (
-        f"{text} {words.whole(row.unlabelled_videos)} without a label are left out." if row.unlabelled_videos else text
-    )
-
-
-def room_sentences(facts: ReportFacts) -> list[str]:
-    """The room of the setting (method §8), from what is known of it."""
-    room = facts.room
-    if room is None:
-        return []
-    pairs = (("the student's budget", room.alone), ("twice that budget", room.alone_double))
-    said = [_room(room.teacher, value, budget) for budget, value in pairs if value is not None]
-    if room.alone_double is None:
-        said.append("A student with twice the steps was not trained: part of the room may be under-training.")
-    if room.labeller is not None and room.given_labels is not None:
-        better = "more" if room.labeller > room.given_labels else "less"
-        said.append(
-            f"The labeller (out of fold) is right on {words.percent(room.labeller)} of the training videos, the given "
-            f"labels on {words.percent(room.given_labels)}: alone, it knows {better} than the labels."
-        )
-    return said
+def difference_tile(facts: ReportFacts, student: NetworkRow, other: NetworkRow, label: str) -> Tile:
+    """A number with its word and interval, or the word alone where there is nothing to show."""
+    item = facts.compared(student.name, other.name)
+    name = f"{label}, {other.name}" if other.role == "control" else label
+    if item is None:
+        return Tile("not compared", name)
+    if item.word in SHOWN:
+        known = facts.gap_recovered is not None
+        share = f"; {facts.gap_recovered:.0%} of the gap recovered" if known and other.role == "teacher" else ""
+        return Tile(words.points(item.difference), f"points {name}: {item.word}", f"{bounds(item)}{share}")
+    return Tile(item.word, name, bounds(item), small=True)
 
 
 def confused(confusion: Confusion) -> list[tuple[str, str, int, float]]:
@@ -145,35 +120,21 @@ def confused(confusion: Confusion) -> list[tuple[str, str, int, float]]:
 
 
 def _filters() -> dict[str, Any]:
-    names = ("percent", "points", "count", "whole", "decimal", "milliseconds", "seconds", "p_value", "cell", "short")
-    return {name: getattr(words, name) for name in names}
-
-
-def _first(facts: ReportFacts, role: str) -> NetworkRow | None:
-    return next(iter(facts.of_role(role)), None)
-
-
-def _share(facts: ReportFacts) -> str:
-    return "" if facts.gap_recovered is None else f"{facts.gap_recovered:.0%} of the gap recovered"
-
-
-def _compared(first: str, second: str, difference: float, error: float, n: int) -> str:
-    size = f"{words.points(difference)} points (sampling error {100 * error:.1f}, {words.whole(n)} videos)"
-    if abs(difference) <= 2 * error:
-        return (
-            f"{first} against {second}: {size}. Within two sampling errors: this run alone does not show a difference."
-        )
-    side = "ahead of" if difference > 0 else "behind"
-    return f"{first} is {side} {second}: {size}. One run says nothing of the spread over seeds and data."
-
-
-def _room(teacher: float, alone: float, budget: str) -> str:
-    gap = teacher - alone
-    left = f"{100 * gap:.1f} points of room" if gap > 0 else "no room: nothing can be shown here"
-    return (
-        f"The teacher reaches {words.percent(teacher)}, the student trained alone on {budget} "
-        f"{words.percent(alone)}: {left}."
+    names = (
+        "percent",
+        "points",
+        "count",
+        "whole",
+        "decimal",
+        "milliseconds",
+        "seconds",
+        "cell",
+        "short",
+        "interval",
+        "change",
+        "top1",
     )
+    return {name: getattr(words, name) for name in names}
 
 
 def _curve_figures(facts: ReportFacts) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -21,6 +21,16 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
+def change(low: float | None, high: float | None) -> str:
+    """Bounds of a difference of fractions → '+1.2 to +4.0' (percentage points)."""
+    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def top1(value: float | None, sd: float | None) -> str:
+    """'92.9 %', with replicates '92.9 ± 0.6 %' (standard deviation)."""
+    return percent(value) if value is None or sd is None else f"{100 * value:.1f} ± {100 * sd:.1f} %"
+
+
 def count(value: float | None) -> str:
     """Count with three significant digits: 1.23 M, 12.3 k, 840."""
     if value is None:
@@ -63,13 +73,6 @@ def ratio(larger: float | None, smaller: float | None) -> str:
     if not larger or not smaller:
         return DASH
     return f"{_three_digits(larger / smaller) if larger < 100 * smaller else f'{larger / smaller:.0f}'}×"
-
-
-def p_value(value: float | None) -> str:
-    """'p = .032', '< .001'."""
-    if value is None:
-        return DASH
-    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
 
 
 def cell(value: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.artifacts import snapshot
 from pipeline.artifacts.commit import Marker, commit, new_attempt, write_table
 from pipeline.artifacts.schemas import STATISTICS, frames_schema, labels_schema, targets_schema, tensor_array
-from pipeline.distill.data import DataSpec, SourceSpec, load
+from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec, load, load_validation
 from pipeline.errors import InputError
 
 VIEWS = 2
@@ -164,3 +164,23 @@ def test_what_does_not_fit_is_named(store: Path) -> None:
         load(spec(store, keep=("v8",)))
     with pytest.raises(InputError, match="no committed shard"):
         load(spec(store, sources=(source(store, targets=str(store / "nowhere")),)))
+
+
+def test_validation_videos_come_with_their_views_and_labels(store: Path) -> None:
+    digest = snapshot.pin(store / "frames").digest
+    chosen = ValidationSpec(str(store / "frames"), digest, (("v4", 2), ("v1", 0), ("v9", 1)), views=2)
+    found = load_validation(chosen)
+    assert found.frames[:, 0, 0, 0, 0].tolist() == [10, 11, 40, 41]
+    assert found.row_of.tolist() == [0, 0, 1, 1]
+    assert found.labels.tolist() == [0, 2]
+    held = load(spec(store, sources=(source(store),), validation=chosen)).validation
+    assert held is not None
+    assert np.array_equal(held.frames, found.frames)
+
+
+def test_of_many_views_of_a_validation_video_some_are_read(store: Path) -> None:
+    digest = snapshot.pin(store / "frames").digest
+    found = load_validation(ValidationSpec(str(store / "frames"), digest, (("v1", 0), ("v3", 1)), views=1))
+    assert [mark // 10 for mark in found.frames[:, 0, 0, 0, 0].tolist()] == [1, 3]
+    with pytest.raises(InputError, match="no view of the 1 validation videos"):
+        load_validation(ValidationSpec(str(store / "frames"), digest, (("v9", 0),), views=1))

@@ -244,3 +244,9 @@ def test_sources_drop_out_by_step_and_seed() -> None:
         train(job(method="kd", wiring="dense", source_dropout=dropout, steps=6), data(3), recorder)
         lines[dropout] = recorder.lines[1]["kd"]
     assert lines[0.0] != lines[0.9]
+
+
+@pytest.mark.parametrize("field", ["train.batch_size", "teacher.batch_size"])
+def test_too_few_clips_for_a_batch_name_the_job_and_the_field_that_decides(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"job 'toy' has 40 clips to learn from.* batch of 41: lower {field}"):
+        train(job(batch_size=41, batch_field=field), data())

@@ -142,7 +142,7 @@ def test_ranks_share_a_labelled_share_equally() -> None:
 
 
 def test_a_labelled_share_that_cannot_be_filled_is_refused() -> None:
-    with pytest.raises(ConfigError, match="4 labelled and 4 other clips.*there are 3 and 19"):
+    with pytest.raises(ConfigError, match=r"4 labelled and 4 other clips.*there are 3 and 19"):
         numbers(few(labelled=3), 1, labelled_share=0.5)
     with pytest.raises(ConfigError, match="leave labelled_share out"):
         numbers(few(labelled=22), 1)

@@ -10,6 +10,7 @@ from pipeline.evaluation.metrics import (
     confusion,
     fit_temperature,
     gap_recovered,
+    mean_metrics,
     scores,
     video_metrics,
     video_table,
@@ -43,7 +44,9 @@ def test_metrics_by_hand():
     assert (found["videos"], found["clips"], found["unlabelled_videos"], found["quarantined_videos"]) == (2, 3, 1, 1)
     assert found["top1"] == 0.5
     assert found["top1_quarantined_wrong"] == pytest.approx(1 / 3)
-    assert (found["top5"], found["top5_k"]) == (1.0, 3)
+    assert found["top5"] is None  # three classes: always right
+    assert found["clip"]["top5"] is None
+    assert found["clip"]["top1_interval"]["low"] is None  # views of two videos: no spread to speak of
     assert found["nll"] == pytest.approx(-(math.log(0.5) + math.log(0.3)) / 2)
     assert found["clip"]["top1"] == pytest.approx(1 / 3)
     assert found["clip"]["nll"] == pytest.approx(-(math.log(0.7) + 2 * math.log(0.3)) / 3)
@@ -95,13 +98,25 @@ def test_confusion_rows_are_labels():
 
 
 def test_groups_reach_the_interval():
-    ids = [f"v{i}" for i in range(8)]
+    ids = [f"v{i:02d}" for i in range(16)]
     labels = {name: i % 2 for i, name in enumerate(ids)}
     groups = {name: f"g{i // 2}" for i, name in enumerate(ids)}
-    logits = np.eye(2)[[0, 1, 1, 1, 0, 0, 0, 1]]
-    found = video_metrics(video_table(ids, logits, labels, groups=groups), ["a", "b"], draws=500)
-    assert found["top1_interval"]["method"].startswith("bootstrap over 4 groups, 500 draws")
-    assert found["top1_interval"]["low"] < found["top1"] < found["top1_interval"]["high"]
+    logits = np.eye(2)[[0, 1, 1, 1, 0, 0, 0, 1] * 2]
+    found = video_metrics(video_table(ids, logits, labels, groups=groups), ["a", "b"])
+    for interval in (found["top1_interval"], found["clip"]["top1_interval"]):
+        assert interval["method"] == "t over 8 groups"
+        assert interval["low"] < found["top1"] < interval["high"]
+
+
+def test_replicates_have_mean_figures_and_summed_counts():
+    table = video_table(**_three_videos())
+    other = video_table(**_three_videos() | {"logits": _logits(*[[0.1, 0.2, 0.7]] * 4)})
+    runs = [video_metrics(run, CLASSES) for run in (table, other)]
+    found = mean_metrics(runs)
+    assert found["top1"] == np.mean([run["top1"] for run in runs])
+    assert found["clip"]["nll"] == np.mean([run["clip"]["nll"] for run in runs])
+    assert (found["videos"], found["top5"], found["scaled"]) == (2, None, None)
+    assert found["confusion"] == [[1, 0, 1], [0, 0, 0], [0, 1, 1]]
 
 
 def test_gap_recovered():

@@ -10,6 +10,7 @@ from pipeline.artifacts.snapshot import Snapshot
 from pipeline.config.load import build_recipe
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError
+from pipeline.flow import cascade
 from pipeline.flow.cascade import CascadePlan, CascadePlanner, Teachers, Trained, kd_names
 from pipeline.flow.context import Context
 from pipeline.flow.targets import Targets, check_targets
@@ -36,7 +37,7 @@ def trained(name: str) -> Trained:
 def plan(
     tmp_path: Path, *sets: str, classes: int = 5, teachers: Teachers | None = None, **sections: Any
 ) -> CascadePlan:
-    quiet = ["tracking.enabled=false", *sets]
+    quiet = ["tracking.enabled=false", "manifest.name=small", *sets]
     recipe = build_recipe({"workspace": str(tmp_path), "train": {"steps": 40}, **sections}, quiet)
     views = Views(
         {name: tmp_path / name for name in PLANS},
@@ -191,6 +192,56 @@ def test_a_labelled_share_is_for_networks_that_a_teacher_teaches(tmp_path: Path)
         "cross-entropy": None,
         "cross-entropy, 2× steps": None,
     }
+
+
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, *sets: str) -> dict[str, TrainTask]:
+    """The trainings where `count` labelled videos validate; which of them have frames is not asked of a store."""
+    labels = np.arange(count) % 5
+    names, splits = tuple(f"v{n:03d}" for n in range(count)), ("val",) * count
+    given = Videos(
+        Path("videos"), "key", tuple(f"class{n}" for n in range(5)), names, (), labels, labels, splits, (), (), ()
+    )
+    monkeypatch.setattr(cascade, "decodable", lambda videos, views, split: videos.of(split))
+    monkeypatch.setitem(globals(), "videos", lambda classes: given)
+    return {task.job.name: task for task in plan(tmp_path, *sets).tasks if isinstance(task, TrainTask)}
+
+
+def test_the_best_step_is_selected_where_enough_videos_validate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = judged(tmp_path, monkeypatch, 29)
+    assert {task.job.select for task in few.values()} == {"last"}
+    many = judged(tmp_path, monkeypatch, 30)
+    assert {task.job.select for task in many.values()} == {"best"}, "the same for student and controls"
+    assert [task.job.validate_every for task in many.values()] == [10] * 4
+    chosen = many["student"].data.validation
+    assert chosen is not None
+    assert len(chosen.given) == 30
+    assert chosen.views == 51
+    asked = judged(tmp_path, monkeypatch, 5, "train.select=best", "train.validate_every=7", "train.patience=3")
+    assert {(task.job.select, task.job.validate_every, task.job.patience) for task in asked.values()} == {
+        ("best", 7, 3)
+    }
+    large = judged(tmp_path, monkeypatch, 2000)["student"].data.validation
+    assert large is not None
+    assert (len(large.given), large.views) == (512, 3)
+    with pytest.raises(ConfigError, match=r"train\.select: last"):
+        judged(tmp_path, monkeypatch, 0, "train.select=best")
+
+
+def test_selection_and_what_it_looks_at_are_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(count: int, *sets: str) -> str:
+        return judged(tmp_path, monkeypatch, count, *sets)["student"].job.key
+
+    keys = [
+        key(30),
+        key(31),
+        key(30, "train.select=last"),
+        key(30, "train.validate_every=7"),
+        key(30, "train.patience=3"),
+    ]
+    assert len(set(keys)) == 5
+    assert key(31, "train.select=last") == keys[2], "where nothing is selected, validation is not read"
 
 
 @pytest.mark.parametrize(("old", "new"), [("control_lambda_kd=1", "controls.kd"), ("room=false", "cross_entropy")])

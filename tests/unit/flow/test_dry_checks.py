@@ -29,7 +29,10 @@ def test_a_sound_recipe_is_told_about_growth_only(tmp_path: Path) -> None:
     ("sets", "warning"),
     [
         (["evaluate.split=val", "views.eval.splits=[test]"], "evaluate.split is val, and no video of it is planned"),
-        (["manifest.noise.kind=symmetric", "manifest.noise.splits=[val]"], "auto will answer none (noise in val)"),
+        (
+            ["manifest.noise.kind=symmetric", "manifest.noise.splits=[val]"],
+            "auto will answer none (noise in val",
+        ),
         (["train.memory_limit=1000"], "the training frames are 6.14 MB, more than train.memory_limit (1 kB)"),
         (["train.batch_size=9000"], "train.batch_size 9000 is more than the 8000 training clips"),
         (["train.num_workers=5"], "train.batch_size 32 does not divide by train.num_workers 5"),
@@ -55,7 +58,7 @@ def test_a_warning_for_each(tmp_path: Path, sets: list[str], warning: str) -> No
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        ({"classes": 2}, "standardised logits of 2 classes: refused"),
+        ({"classes": 2}, "standardised logits of 2 classes: no signal, so KD is plain"),
         ({"classes": 4}, "standardised logits of 4 classes: little signal"),
         ({"videos": {"train": 90, "val": 39, "test": 20}}, "auto will answer none (39 validation videos"),
         ({"videos": {"train": 90, "val": 40}}, "evaluate.split is test, and no video of it is planned"),

@@ -15,15 +15,15 @@ TASK = FoldTask(
     data=DataSpec("frames", 2, "s1"),
     out="models/0",
     held_out=("v1",),
-    eval_frames="frames-eval",
-    eval_snapshot="e1",
+    check_frames="frames-eval",
+    check_snapshot="e1",
     validation=("v2", "v3"),
     micro_batch=4,
 )
 
 
 @pytest.mark.parametrize(
-    "change", [{"validation": ("v2",)}, {"eval_snapshot": "e2"}, {"held_out": ("v1", "v4")}, {"micro_batch": 8}]
+    "change", [{"validation": ("v2",)}, {"check_snapshot": "e2"}, {"held_out": ("v1", "v4")}, {"micro_batch": 8}]
 )
 def test_other_videos_or_views_mean_other_logits_of_the_same_model(change: dict[str, Any]) -> None:
     """A validation video that comes later leaves the model as it is, and its logits must not be read as if it did."""
@@ -31,4 +31,4 @@ def test_other_videos_or_views_mean_other_logits_of_the_same_model(change: dict[
 
 
 def test_where_the_files_lie_means_nothing() -> None:
-    assert replace(TASK, out="elsewhere", eval_frames="elsewhere").marker == TASK.marker
+    assert replace(TASK, out="elsewhere", check_frames="elsewhere").marker == TASK.marker

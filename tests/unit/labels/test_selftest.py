@@ -6,8 +6,9 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.labels import selftest
 from pipeline.labels.predictions import Rows, Validation
+from pipeline.labels.refine import refine
 from pipeline.labels.selftest import Options, Trial, choose, labeller_accuracy, noise_rate, standard_error
-from tests.unit.labels.simulated import MIDDLING, STRONG, WEAK, World, nobody, simulate, symmetric
+from tests.unit.labels.simulated import MIDDLING, STRONG, WEAK, Labeller, World, nobody, simulate, symmetric
 
 
 def chosen(world: World, given: np.ndarray, validation: Validation | None, **more: Any) -> selftest.Choice:
@@ -165,3 +166,64 @@ def test_protected_videos_stay_out_of_the_fits() -> None:
 def test_options_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="labels"):
         Options(**wrong)
+
+
+def two_classes(gain: float, seed: int = 3) -> World:
+    return simulate(seed, Labeller(gain=gain), videos=600, held_out=300, classes=2)
+
+
+def test_of_two_classes_a_strong_labeller_chooses_a_channel_that_helps() -> None:
+    world = two_classes(2.5)
+    given = symmetric(world.clean, 0.3, 2, 1)
+    choice = chosen(world, given, world.validation)
+    assert choice.channel in ("scalar", "full")
+    refined = refine(
+        world.logits,
+        given,
+        num_classes=2,
+        channel=choice.channel,
+        protected=nobody(given),
+        validation=world.validation,
+        seed=0,
+    )
+    before, after = (given == world.clean).mean(), (refined.q.argmax(1) == world.clean).mean()
+    assert after > before + 0.15
+
+
+def test_of_two_classes_clean_labels_stay_and_a_labeller_at_chance_decides_nothing() -> None:
+    strong = two_classes(2.5)
+    assert chosen(strong, strong.clean, strong.validation).channel == "none"
+    blind = two_classes(0.0)
+    choice = chosen(blind, symmetric(blind.clean, 0.3, 2, 1), blind.validation)
+    assert (choice.channel, choice.trials) == ("none", ())
+    assert "not surely above chance" in choice.reason
+
+
+def test_of_few_classes_chance_is_judged_by_groups() -> None:
+    """60 % of 50 videos of one scene is one lucky scene."""
+    world = two_classes(2.5)
+    labels = np.zeros(100, dtype=int)
+    right = np.arange(100) < 60
+    logits = np.where(right[:, None], [[3.0, 0.0]], [[0.0, 3.0]])[None, :, None, :]
+    alone = Validation(logits, labels, trusted=True)
+    scenes = Validation(logits, labels, trusted=True, groups=np.arange(100) // 50)
+    assert "not surely above chance" not in chosen(world, world.clean, alone).reason
+    assert "not surely above chance" in chosen(world, world.clean, scenes).reason
+
+
+def test_another_view_policy_alone_passes_for_noise() -> None:
+    """Labellers that do 7 points better in the views of validation make the rule believe in noise on clean labels, and
+    sometimes choose a channel; in the same views they never do."""
+    found = {"same": 0, "other": 0}
+    rates = []
+    for seed in range(6):
+        world = simulate(seed, Labeller(gain=1.8), videos=900, held_out=400)
+        easier = simulate(seed, Labeller(gain=2.2), videos=900, held_out=400).validation
+        for name, validation in (("same", world.validation), ("other", easier)):
+            choice = chosen(world, world.clean, validation)
+            found[name] += choice.channel != "none"
+            if name == "other":
+                rates.append(choice.rate)
+    assert found["same"] == 0
+    assert found["other"] > 0
+    assert min(rates) > 0.05

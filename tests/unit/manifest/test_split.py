@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from pipeline.artifacts.identity import unit_draw
+from pipeline.config.load import read_recipe
 from pipeline.errors import InputError
 from pipeline.manifest.split import assign_splits
 from tests.unit.manifest.folders import entries
@@ -51,3 +54,30 @@ def test_validation_is_taken_from_given_training_groups_only() -> None:
     held = [name for name, _, split in rows if split == "train" and found[name] == "val"]
     assert 0.2 < len(held) / 1000 < 0.3
     assert all(found[f"v{int(name[1:]) ^ 1}"] == "val" for name in held)
+
+
+def test_a_published_validation_that_figures_are_quoted_on_is_the_test() -> None:
+    """Settings were chosen, and figures reported, on one split."""
+    rows = [(f"v{n}", f"g{n // 2}", "train" if n % 4 < 2 else "val") for n in range(2000)]
+    found = assign_splits(entries(*rows), SHARES, seed=0, val_from_train=0.25, val_as_test=True)
+    assert {found[name] for name, _, split in rows if split == "val"} == {"test"}
+    validating = [name for name, _, split in rows if found[name] == "val"]
+    assert 0.2 < len(validating) / 1000 < 0.3
+    assert all(found[f"v{int(name[1:]) ^ 1}"] == "val" for name in validating)
+
+
+def test_two_tests_are_refused() -> None:
+    with pytest.raises(InputError, match="1 groups have a test split of their own, for example 'h'"):
+        assign_splits(entries(("a", "g", "val"), ("b", "h", "test")), SHARES, seed=0, val_as_test=True)
+
+
+def test_the_kinetics_recipe_chooses_and_reports_on_different_splits() -> None:
+    recipe = read_recipe(Path(__file__).parents[3] / "jobs" / "recipes" / "kinetics400.yaml")
+    split = recipe.manifest.split
+    rows = [(f"t{n}", f"t{n}", "train") for n in range(3000)] + [(f"v{n}", f"v{n}", "val") for n in range(100)]
+    found = assign_splits(
+        entries(*rows), SHARES, seed=split.seed, val_from_train=split.val_from_train, val_as_test=split.val_as_test
+    )
+    assert {found[f"v{n}"] for n in range(100)} == {recipe.evaluate.split} == {"test"}
+    assert 30 < list(found.values()).count("val") < 90
+    assert {"val", "test"} <= set(recipe.views.eval.splits)

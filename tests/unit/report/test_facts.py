@@ -8,19 +8,21 @@ METRICS = {
     "top1_quarantined_wrong": 0.7,
     "top1": 0.75,
     "top5": 0.9,
-    "top5_k": 5,
     "ece": 0.1,
     "nll": 0.8,
     "top1_interval": {"low": 0.55, "high": 0.88, "level": 0.95, "method": "Wilson over 24 videos"},
     "scaled": {"temperature": 1.5, "ece": 0.05, "nll": 0.7},
-    "clip": {"top1": 0.7},
+    "clip": {"top1": 0.7, "top1_interval": {"low": 0.5, "high": 0.85}},
     "agreement": None,
 }
 
 
 def test_a_row_from_json():
     cost = {"params": 12_004, "flops": 10_400_000, "latency_ms": 1.42, "device": "cpu", "repeats": 20}
-    row = NetworkRow.from_metrics("student", "student", METRICS, cost, train_steps=700)
+    train = {"top1": 0.97, "top1_interval": {"low": 0.9, "high": 0.99}, "videos": 96, "views": "one each"}
+    row = NetworkRow.from_metrics("student", "student", METRICS, cost, train_steps=700, train=train, replicates=[0.75])
+    assert (row.train_top1, row.train_low, row.train_high, row.train_videos) == (0.97, 0.9, 0.99, 96)
+    assert (row.clip_low, row.clip_high, row.replicates, row.sd) == (0.5, 0.85, (0.75,), None)
     assert (row.top1, row.low, row.high, row.interval_method) == (0.75, 0.55, 0.88, "Wilson over 24 videos")
     assert (row.ece_scaled, row.nll_scaled, row.temperature, row.clip_top1) == (0.05, 0.7, 1.5, 0.7)
     assert (row.params, row.flops, row.latency_ms, row.train_steps) == (12_004, 10_400_000, 1.42, 700)
