@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.artifacts.files import read_if_present, replace
 from pipeline.artifacts.identity import digest
+from pipeline.config.networks import Teacher
 from pipeline.errors import JobError
 from pipeline.flow.build import network_fields
 from pipeline.flow.context import Context
@@ -48,20 +49,7 @@ def gate(
     Everything made so far stays.
     """
     files = _file_facts(context, videos)
-    inputs: dict[str, Any] = {
-        "manifest": videos.label_digest(["train", "val"]),
-        "groups": digest([videos.groups[row] for row in videos.of("train", "val")]),
-        "files": digest([[None if np.isnan(fact) else float(fact) for fact in row] for row in files]),
-        "targets": targets.snapshots["eval"],
-        "classes": list(targets.class_index or ()),
-    }
-    if probe is not None:
-        inputs["probe"] = {
-            "frames": [views.digest(plan) for plan in ("train", "eval")],
-            "labels": labels.name,
-            "networks": [network_fields(context.recipe.teacher), network_fields(context.recipe.student)],
-        }
-    step = Step("gate", "gate", VERSION, {}, inputs, {"manifest": videos.key, "teacher": teacher.key})
+    step = _step(context, videos, views, labels, teacher, targets, files, probed=probe is not None)
     context.keys["gate"] = step.key
 
     def work(folder: Path, attempt: str) -> Made:
@@ -73,8 +61,36 @@ def gate(
 
     found = read_gate(ensure(step, context.workspace, work, context.timing("gate")))
     _publish(context, found)
-    _tell(found, accept=context.recipe.teacher.accept_weak)
+    _tell(found, context.recipe.teacher)
     return found
+
+
+def _step(
+    context: Context,
+    videos: Videos,
+    views: Views,
+    labels: Path,
+    teacher: Model,
+    targets: Targets,
+    files: np.ndarray,
+    *,
+    probed: bool,
+) -> Step:
+    asked = files[videos.of("train", "val")].tolist()
+    inputs: dict[str, Any] = {
+        "manifest": videos.label_digest(["train", "val"]),
+        "groups": digest([videos.groups[row] for row in videos.of("train", "val")]),
+        "files": digest([[None if np.isnan(fact) else fact for fact in row] for row in asked]),
+        "targets": targets.snapshots["eval"],
+        "classes": list(targets.class_index or ()),
+    }
+    if probed:  # whatever network of the recipe its features come from
+        inputs["probe"] = {
+            "frames": [views.digest(plan) for plan in ("train", "eval")],
+            "labels": labels.name,
+            "networks": [network_fields(context.recipe.teacher), network_fields(context.recipe.student)],
+        }
+    return Step("gate", "gate", VERSION, {}, inputs, {"manifest": videos.key, "teacher": teacher.key})
 
 
 def read_gate(folder: Path) -> dict[str, Any]:
@@ -125,7 +141,8 @@ def gate_facts(context: Context) -> Any:
     ]
     counts = [found["videos"], found["groups"]]
     rows = [
-        [row["name"], 100 * row["top1"], _bounds(row), *_lead(found, row["name"]), *counts] for row in found["rows"]
+        [row["name"], f"{100 * row['top1']:.1f}", _bounds(row), *_lead(found, row["name"]), *counts]
+        for row in found["rows"]
     ]
     methods = dict.fromkeys(row["method"] for row in found["rows"])
     leads = dict.fromkeys(lead["method"] for lead in found["leads"].values())
@@ -140,7 +157,7 @@ def _bounds(values: dict[str, Any]) -> str:
 
 def _lead(found: dict[str, Any], name: str) -> list[Any]:
     lead = found["leads"].get(name)
-    return ["", ""] if lead is None else [100 * lead["difference"], _bounds(lead)]
+    return ["", ""] if lead is None else [f"{100 * lead['difference']:+.1f}", _bounds(lead)]
 
 
 def _file_facts(context: Context, videos: Videos) -> np.ndarray:
@@ -215,7 +232,7 @@ def _publish(context: Context, found: dict[str, Any]) -> None:
         replace(path, data)
 
 
-def _tell(found: dict[str, Any], *, accept: bool) -> None:
+def _tell(found: dict[str, Any], section: Teacher) -> None:
     from pipeline.evaluation.gate import line
 
     said, *warned = in_words(found)
@@ -225,17 +242,20 @@ def _tell(found: dict[str, Any], *, accept: bool) -> None:
         LOG.warning("gate: %s", said)
     elif not found["weak"]:
         LOG.info("gate: %s", said)
-    elif accept:
+    elif section.accept_weak:
         LOG.warning("gate: %s It is distilled all the same (teacher.accept_weak).", said)
     else:
-        raise JobError(f"the teacher is not worth distilling. {said} ({line(found)})\n{_advice(found)}")
+        raise JobError(f"the teacher is not worth distilling. {said} ({line(found)})\n{_advice(found, section)}")
 
 
-def _advice(found: dict[str, Any]) -> str:
+def _advice(found: dict[str, Any], section: Teacher) -> str:
     few = "" if found["decidable"] else "more validation videos (manifest.split.val), which are too few to tell; "
+    other = (
+        "more steps (teacher.steps), another head (teacher.options.head, or head: auto where the backbone is frozen)"
+    )
+    other = other if section.fit else "another teacher (teacher.weights), the order of its classes (classes.map)"
     return (
-        f"All that was made so far is kept, and the run goes on from here. Try {few}more steps (teacher.steps), "
-        "another head (teacher.options.head, or head: auto where the backbone is frozen), more labels, other views "
+        f"All that was made so far is kept, and the run goes on from here. Try {few}{other}, more labels, other views "
         "(views.num_frames, views.frame_stride, views.size), and look whether the labels are right. To distil this "
         "teacher all the same: --set teacher.accept_weak=true"
     )

@@ -39,6 +39,7 @@ simulate.workers
 storage.root
 storage.single_writer
 sweep.max_concurrent
+teacher.accept_weak
 tracking.enabled
 tracking.experiment
 tracking.uri

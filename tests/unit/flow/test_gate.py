@@ -13,11 +13,13 @@ import pytest
 from jobs.cli import main
 from pipeline.artifacts.layout import read_json
 from pipeline.config.load import recipe_yaml
+from pipeline.config.networks import Teacher
 from pipeline.errors import JobError
 from pipeline.evaluation.gate import FILES, MAJORITY, PROBE, TEACHER
 from pipeline.flow import gate as gates
 from pipeline.flow.collect import referenced
 from pipeline.flow.context import Context
+from pipeline.flow.dry_run import describe
 from pipeline.flow.run import Way, begin, to_gate, to_targets
 from pipeline.report.facts import ReportFacts
 from pipeline.report.page import render
@@ -142,7 +144,7 @@ def test_a_teacher_that_knows_nothing_ends_the_run_and_keeps_everything(
     said = capsys.readouterr().err
     assert "the teacher is not worth distilling" in said
     assert "is not shown to be better than always naming the most frequent class (50.0 %)" in said
-    for advice in ("teacher.steps", "head: auto", "more labels", "--set teacher.accept_weak=true"):
+    for advice in ("teacher.weights", "classes.map", "more labels", "--set teacher.accept_weak=true"):
         assert advice in said
     after = small.tree(permuted[1] / "store")
     assert {name: after.get(name) for name in stored} == stored, "all that was made stays"
@@ -198,6 +200,24 @@ def test_summary_page_and_card_say_what_the_gate_found(permuted: tuple[Path, Pat
     for name in (TEACHER, FILES, MAJORITY):
         assert f'<th scope="row">{name}</th>' in page
     assert "Is the teacher worth distilling?" not in render(ReportFacts())
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"), [(True, "more steps (teacher.steps), another head"), (False, "another teacher")]
+)
+def test_advice_fits_the_teacher(fit: bool, said: str) -> None:
+    assert said in gates._advice({"decidable": True}, Teacher(fit=fit))
+    assert "more validation videos" not in gates._advice({"decidable": True}, Teacher(fit=fit))
+
+
+def test_a_dry_run_says_what_the_gate_will_look_at(good: tuple[Path, Path]) -> None:
+    def row(*sets: str) -> str:
+        lines = describe(context(*good, *sets).recipe, "x").splitlines()
+        return " ".join(next(line for line in lines if line.startswith("gate  ")).split())
+
+    assert row().endswith("teacher against majority class on 24 validation videos; a run with a weak one ends here")
+    assert row("teacher.accept_weak=true").endswith("a weak one goes on")
+    assert row('views.eval.splits=["test"]').endswith("cannot look at the teacher: no validation video is planned")
 
 
 def test_a_probe_that_is_offered_stands_beside_the_teacher(good: tuple[Path, Path]) -> None:
