@@ -205,7 +205,9 @@ def _rotated(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(x) >= x.shape[1]:
         return x, np.eye(x.shape[1])
     u, s, back = np.linalg.svd(x, full_matrices=False)
-    kept = s > 1e-9 * s[0] if len(s) and s[0] > 0 else s > 0
+    kept = s > 1e-9 * s[0]
+    if not kept.any():  # nothing differs between the rows: the bias alone decides
+        return np.zeros((len(x), 1)), np.zeros((1, x.shape[1]))
     return u[:, kept] * s[kept], back[kept]
 
 
