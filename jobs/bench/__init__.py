@@ -17,6 +17,7 @@ precompute.command(
     "jobs.bench.commands:resume", name="resume", help="A resume with nothing to do, and a plan of ten million views."
 )
 main.command(precompute)
+main.command("jobs.bench.heads:main", name="heads", help="Heads on a frozen backbone, by cross-validation over groups.")
 main.command("jobs.bench.figures:main", name="figures", help="Write README's figures from a finished run of the demo.")
 main.command(
     "jobs.bench.frame_cache:main", name="frame-cache", help="Bytes, speed and accuracy of raw and of JPEG frames."
