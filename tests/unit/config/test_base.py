@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pipeline.config.base import Section, identity_fields, is_runtime, runtime, runtime_fields
 from pipeline.config.data import Manifest, SplitShares
 from pipeline.config.method import Labels, Sweep
-from pipeline.config.networks import Network, Optimiser, Teacher, Train
+from pipeline.config.networks import Labeller, Optimiser, Teacher, Train
 from pipeline.config.recipe import Recipe
 from pipeline.config.runs import Cluster, Precompute
 
@@ -106,7 +106,7 @@ def test_an_optional_section_counts_by_being_there() -> None:
 
 
 def test_required_fields_are_always_identity() -> None:
-    labeller = Network(model="compact")
+    labeller = Labeller(model="compact")
     assert identity_fields(Labels(labeller=labeller)) == {"labeller": {"model": "compact"}}
 
 
