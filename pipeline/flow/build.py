@@ -1,5 +1,6 @@
 """Where configuration becomes the plain arguments of the components."""
 
+import logging
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.flow.step import content, is_done
 from pipeline.video.policy import CROPS, ViewPolicy
 
+LOG = logging.getLogger(__name__)
 PLANS = ("train", "eval")
 TESTING = ("views_per_clip", "temporal", "spatial", "crop", "flip", "window_stride", "max_windows")
 TEN_CROP_SIDE = 0.875  # 224 of 256 pixels, as usual
@@ -190,6 +192,19 @@ def objective(recipe: Recipe, classes: int, **changes: Any) -> Any:
     section = recipe.distill
     found = replace(Objective(**{name: getattr(section, name) for name in OBJECTIVE}), **changes)
     return replace(found, standardize=found.standardize and classes > 2)
+
+
+def fitting_batch(recipe: Recipe, wanted: int, clips: int, who: str) -> int:
+    """The batch size of a training that has so many clips: as wanted, or all of them where there are fewer, said once.
+
+    An epoch reads each clip once and needs a full batch, so a small set would have none.
+    """
+    if not 0 < clips < wanted:
+        return wanted
+    workers = recipe.train.num_workers
+    fitting = max(workers, clips // workers * workers)
+    LOG.warning("%s: batches of %d instead of %d: it has no more clips to learn from", who, fitting, wanted)
+    return fitting
 
 
 def validation_trusted(recipe: Recipe) -> bool:

@@ -23,7 +23,7 @@ from pipeline.distill.cascade import plan_assistants, sources_of
 from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec
 from pipeline.distill.spec import Job, Objective
 from pipeline.errors import ConfigError
-from pipeline.flow.build import network_fields, network_spec, objective, optimiser, train_device
+from pipeline.flow.build import fitting_batch, network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
 from pipeline.flow.folds import decodable
 from pipeline.flow.seen import names_seen, of_weights
@@ -190,7 +190,8 @@ class CascadePlanner:
         weights = None
         if self.teachers.further and sources and sources[0] is self.teachers.own:
             sources, weights = [*self.teachers.further, *sources], self.teachers.weights
-        step = self._step(arm, sources, weights)
+        batch = self._batch(arm, bool(sources))
+        step = self._step(arm, sources, weights, batch)
         folder = step.folder(self.context.workspace)
         write_about(folder, describe(step))
         data = DataSpec(
@@ -203,12 +204,21 @@ class CascadePlanner:
         )
         called = arm.name if not self._replicate else f"{arm.name}, seed {self._replicate + 1}"
         run_id = "" if is_done(folder) else self.context.track().start_run(called, parent=self.context.parent_run)
-        job = self._job(arm, called, step, weights if sources else None, bool(sources))
+        job = self._job(arm, called, step, weights if sources else None, bool(sources), batch)
         self._tasks.append(TrainTask(job, data, str(folder), self._extras(arm, sources), run_id))
         model = Model(called, folder, step.key)
         targets = network_targets(self.context, self.views, model)
         self._label(model, targets, ("eval",) if arm.last else ("train", "eval"))
         return Trained(arm.name, arm.role, model, job.steps, targets, arm.spec, self._replicate)
+
+    def _batch(self, arm: _Arm, taught: bool) -> int:
+        """As the recipe says, or all clips where there are fewer: labelled ones alone for who asks no teacher."""
+        wanted, rows = self.context.recipe.train.batch_size, self.videos.of("train")
+        known = rows if taught else [row for row in rows if self.videos.labels[row] >= 0]
+        if not 0 < len(known) < wanted:
+            return wanted
+        there = set(decodable(self.videos, self.views, "train"))
+        return fitting_batch(self.context.recipe, wanted, len(there & set(known)), arm.name)
 
     def _extras(self, arm: _Arm, sources: list[Trained]) -> dict[str, Any]:
         """Of model.json: the labels that the teachers and the first weights have seen are seen by it, too."""
@@ -244,7 +254,7 @@ class CascadePlanner:
             targets.class_index,
         )
 
-    def _step(self, arm: _Arm, sources: list[Trained], weights: tuple[float, ...] | None) -> Step:
+    def _step(self, arm: _Arm, sources: list[Trained], weights: tuple[float, ...] | None, batch: int) -> Step:
         recipe = self.context.recipe
         train = recipe.train
         fields: dict[str, Any] = {
@@ -253,7 +263,7 @@ class CascadePlanner:
             "objective": changed(arm.aim.effective),
             "optimiser": identity_fields(arm.optimiser),
             "steps": arm.steps,
-            "batch_size": train.batch_size,
+            "batch_size": batch,
             "seed": train.seed + self._replicate,
             "device": train_device(train),
             "dtype": train.dtype,
@@ -279,7 +289,9 @@ class CascadePlanner:
             inputs["validation"] = [self._validation.snapshot, digest(given), self._validation.views]
         return Step("distill", "models", VERSION, fields, inputs, {"name": arm.name, "manifest": self.videos.key})
 
-    def _job(self, arm: _Arm, called: str, step: Step, weights: tuple[float, ...] | None, taught: bool) -> Job:
+    def _job(
+        self, arm: _Arm, called: str, step: Step, weights: tuple[float, ...] | None, taught: bool, batch: int
+    ) -> Job:
         recipe = self.context.recipe
         train = recipe.train
         return Job(
@@ -289,7 +301,7 @@ class CascadePlanner:
             steps=arm.steps,
             objective=arm.aim,
             optimiser=optimiser(arm.optimiser),
-            batch_size=train.batch_size,
+            batch_size=batch,
             seed=train.seed + self._replicate,
             schedule=recipe.distill.schedule,
             share=recipe.distill.share,

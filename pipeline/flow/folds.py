@@ -10,6 +10,7 @@ from pipeline.artifacts.identity import digest
 from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
 from pipeline.flow.build import (
+    fitting_batch,
     manifest_name,
     network_fields,
     network_spec,
@@ -166,7 +167,10 @@ def fold_tasks(
         groups = tuple((videos.ids[row], videos.groups[row]) for row in rows)
         if fits_without_steps(recipe.labels.labeller or recipe.teacher):
             read["groups"] = digest([list(pair) for pair in groups])
-        step = Step("fold", "models", FOLD_VERSION, {**fields, "seed": recipe.labels.seed}, read)
+        labelled = sum(int(videos.labels[row]) >= 0 for row, own in zip(rows, folds, strict=True) if own != fold)
+        batch = fitting_batch(recipe, recipe.teacher.batch_size, labelled, f"fold-{fold}")
+        known = {**fields, "batch_size": batch, "seed": recipe.labels.seed}
+        step = Step("fold", "models", FOLD_VERSION, known, read)
         job = Job(
             name=f"fold-{fold}",
             key=step.key,
@@ -174,7 +178,7 @@ def fold_tasks(
             steps=int(fields["steps"]),
             objective=Objective(method="supervised"),
             optimiser=optimiser(recipe.teacher.optimiser),
-            batch_size=recipe.teacher.batch_size,
+            batch_size=batch,
             seed=recipe.labels.seed,
             checkpoint_every=recipe.train.checkpoint_every,
             log_every=recipe.train.log_every,

@@ -12,6 +12,7 @@ from pipeline.config.networks import GivenTeacher, Network
 from pipeline.config.recipe import Recipe
 from pipeline.errors import ConfigError
 from pipeline.flow.build import (
+    fitting_batch,
     manifest_name,
     network_fields,
     network_spec,
@@ -89,7 +90,14 @@ def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) ->
     if fits_without_steps(context.recipe.teacher):
         inputs["groups"] = digest([list(pair) for pair in groups_of(videos)])
     about = {"manifest": videos.key, "name": OWN}
-    return Step("fit-teacher", "models", FIT_VERSION, fit_fields(context.recipe), inputs, about)
+    fields = fit_fields(context.recipe) | {"batch_size": teacher_batch(context.recipe, videos)}
+    return Step("fit-teacher", "models", FIT_VERSION, fields, inputs, about)
+
+
+def teacher_batch(recipe: Recipe, videos: Videos) -> int:
+    """As the recipe says, or all labelled training videos where there are fewer."""
+    labelled = sum(int(videos.labels[row]) >= 0 for row in videos.of("train"))
+    return fitting_batch(recipe, recipe.teacher.batch_size, labelled, "teacher")
 
 
 def fit_fields(recipe: Recipe) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
         steps=section.steps,
         objective=Objective(method="supervised", label_smoothing=section.label_smoothing),
         optimiser=optimiser(section.optimiser),
-        batch_size=section.batch_size,
+        batch_size=teacher_batch(context.recipe, videos),
         seed=section.seed,
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,

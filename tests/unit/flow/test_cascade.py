@@ -248,3 +248,22 @@ def test_selection_and_what_it_looks_at_are_in_the_key(tmp_path: Path, monkeypat
 def test_fields_that_moved_are_refused_with_their_new_place(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=new):
         build_recipe({}, [f"distill.{old}"])
+
+
+def test_fewer_clips_than_a_batch_make_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of 20 clips, 12 of them labelled, goes through: whoever asks a teacher has all of them."""
+    labels = np.where(np.arange(20) < 12, np.arange(20) % 5, -1)
+    names = tuple(f"v{n}" for n in range(20))
+    given = Videos(Path("videos"), "key", tuple("abcde"), names, (), labels, labels, ("train",) * 20, names, (), ())
+    monkeypatch.setattr(cascade, "decodable", lambda videos, views, split: videos.of(split)[:-1])  # one is broken
+    monkeypatch.setitem(globals(), "videos", lambda classes: given)
+    found = jobs(plan(tmp_path))
+    assert {name: job.batch_size for name, job in found.items()} == {
+        "student": 19,
+        "KD + standardisation": 19,
+        "cross-entropy": 12,
+        "cross-entropy, 2× steps": 12,
+    }
+    smaller = jobs(plan(tmp_path, "train.batch_size=8"))
+    assert {job.batch_size for job in smaller.values()} == {8}
+    assert smaller["student"].key != found["student"].key
