@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.models.frame import ProbeHead, describe
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C; features are divided by sqrt(F), so it means the same
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # scikit-learn's C; features are divided by sqrt(F), so it means the same
 FIXED = 1e-2
 FOLDS, MOST_ROWS = 5, 2000
 BLOCKS = ("statistics", "ordered", "both")
@@ -60,9 +60,10 @@ def fit_probe(
     x = ((described - described.mean(0)) / spread).astype(np.float64)
     masks = _masks(head, x.shape[1])
     choice = choose(x, masks, video, q, weight, groups)
-    coefficients, bias = _fit(x[:, masks[choice.blocks]], video, q, weight, choice.strength)
+    span, back = _span(x[:, masks[choice.blocks]])
+    coefficients, bias = _fit(span, video, q, weight, choice.strength)
     whole = np.zeros((q.shape[1], x.shape[1]))
-    whole[:, masks[choice.blocks]] = coefficients
+    whole[:, masks[choice.blocks]] = coefficients @ back
     with torch.no_grad():
         head.linear.weight.copy_(torch.from_numpy(whole))
         head.linear.bias.copy_(torch.from_numpy(bias))
@@ -85,11 +86,10 @@ def choose(
         return Choice("both", FIXED, f"{why}; the fixed strength {FIXED:g} is taken")
     rows = _few_rows(video, used)
     parts = _folds(labels, names, used)
-    trials = [
-        _trial(x[rows][:, mask], blocks, strength, video[rows], q, weight, names, parts)
-        for blocks, mask in masks.items()
-        for strength in STRENGTHS
-    ]
+    trials = []
+    for blocks, mask in masks.items():
+        span, _ = _span(x[rows][:, mask])  # of all rows, so of any part of them: an L2 penalty sees no difference
+        trials += [_trial(span, blocks, strength, video[rows], q, weight, names, parts) for strength in STRENGTHS]
     best = max(trials, key=lambda trial: (round(trial.accuracy, 9), -trial.nll))
     reason = f"{len(parts)}-fold cross-validation over {len(np.unique(names[used]))} groups of training videos"
     return Choice(best.blocks, best.strength, reason, tuple(trials))
@@ -176,39 +176,40 @@ def _error(values: np.ndarray, groups: np.ndarray) -> float:
 def _fit(
     x: np.ndarray, video: np.ndarray, q: np.ndarray, weight: np.ndarray, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (C,F) and bias (C,) of the penalised maximum likelihood; classes without a row get a bias of -30.
-
-    With more features than rows the fit is done in the span of the rows, which is exact for an L2 penalty.
-    """
+    """Coefficients (C,K) and bias (C,) of the penalised maximum likelihood on rows (R,K) of a span; classes without a
+    row get a bias of -30."""
     from sklearn.linear_model import LogisticRegression
 
     counts = np.bincount(video, minlength=len(q)).astype(float)
     share = (weight / np.maximum(counts, 1))[video][:, None] * q[video]
     row, label = np.nonzero(share > 1e-4)
-    classes, scale = np.unique(label), np.sqrt(x.shape[1])
+    classes = np.unique(label)
     coefficients, bias = np.zeros((q.shape[1], x.shape[1])), np.full(q.shape[1], -30.0)
     if len(classes) < 2:
         bias[classes] = 0.0
         return coefficients, bias
-    rotated, back = _rotated(x / scale)
     model: Any = LogisticRegression(C=strength * len(np.unique(video)), max_iter=2000, tol=1e-6)
-    model.fit(rotated[row], label, sample_weight=share[row, label])
-    found, intercept = model.coef_ @ back / scale, model.intercept_
+    model.fit(x[row], label, sample_weight=share[row, label])
+    found, intercept = model.coef_, model.intercept_
     if len(classes) == 2:  # scikit-learn gives one row of two classes: half to each side is the symmetric form
         found, intercept = np.stack([-found[0], found[0]]) / 2, np.array([-intercept[0], intercept[0]]) / 2
     coefficients[classes], bias[classes] = found, intercept
     return coefficients, bias
 
 
-def _rotated(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R,K) coordinates in the span of the rows, and (K,F) that leads coefficients back."""
+def _span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (R,F), divided by sqrt(F), in coordinates of their span (R,K), and (K,F) that leads coefficients back.
+
+    With more features than rows a fit in the span is the same, for an L2 penalty, and far cheaper.
+    """
+    scaled = x / np.sqrt(x.shape[1])
     if len(x) >= x.shape[1]:
-        return x, np.eye(x.shape[1])
-    u, s, back = np.linalg.svd(x, full_matrices=False)
+        return scaled, np.eye(x.shape[1]) / np.sqrt(x.shape[1])
+    u, s, back = np.linalg.svd(scaled, full_matrices=False)
     kept = s > 1e-9 * s[0]
     if not kept.any():  # nothing differs between the rows: the bias alone decides
         return np.zeros((len(x), 1)), np.zeros((1, x.shape[1]))
-    return u[:, kept] * s[kept], back[kept]
+    return u[:, kept] * s[kept], back[kept] / np.sqrt(x.shape[1])
 
 
 def head_of(network: nn.Module) -> ProbeHead:
