@@ -25,6 +25,9 @@ def refusals(recipe: Recipe, found: Capacity) -> Iterator[str]:
             check(step, held, found)
         except CapacityError as error:
             yield str(error)
+    teacher = recipe.teacher
+    if not teacher.fit and teacher.weights is None and not teacher.labeler:
+        yield "teacher.fit is false, so teacher.weights must name the teacher's weights"
     try:
         check_starts(recipe)
     except ConfigError as error:

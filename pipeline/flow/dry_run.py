@@ -66,7 +66,7 @@ def _top_k(recipe: Recipe, survey: Survey, paths: Sequence[str]) -> str:
     videos. Empty where all logits are stored."""
     if recipe.precompute.codec.top_k is None:
         return ""
-    own = survey.given[0] if survey.named and not recipe.teacher.fit else None
+    own = survey.given[0] if survey.named and not recipe.teacher.fit and survey.given else None
     stored = None if own is None else some_logits(survey.targets("eval", own).folder(survey.context.workspace))
     if stored is not None:
         return words(least_kept(recipe, stored))

@@ -78,8 +78,14 @@ class Survey:
     @cached_property
     def given(self) -> list[Step]:
         """The steps of teachers that are taken as they are, in their order; their weights are digested for it."""
-        own = [] if self.recipe.teacher.fit else [given_step(self.recipe)]
+        own = [given_step(self.recipe)] if self._taken else []
         return own + more_steps(self.recipe)
+
+    @property
+    def _taken(self) -> bool:
+        """Whether the recipe's own teacher is given, and named: the demo's is named on the command line."""
+        teacher = self.recipe.teacher
+        return not teacher.fit and (teacher.weights is not None or teacher.labeler)
 
     @cached_property
     def frames(self) -> dict[str, Step]:
@@ -110,6 +116,8 @@ class Survey:
         opened, frames = self.opened, self.frames
         rows = [self._manifest()]
         rows += [Row(f"plan {p}", short(plan_step(self.recipe, p)), self._planned(p, opened[p])) for p in PLANS]
+        if not self.recipe.teacher.fit and not self._taken:
+            rows.append(Row("teacher (given)", "known with teacher.weights", "to do: name its weights"))
         rows += [Row(f"frames {p}", short(frames[p]), self._shards(frames[p], opened[p])) for p in PLANS]
         for teacher, section in zip(self.given, self._sections(), strict=True):
             done = is_done(teacher.folder(self.context.workspace))
@@ -124,7 +132,7 @@ class Survey:
 
     def _sections(self) -> list[GivenTeacher]:
         """Of the given teachers, in their order."""
-        own: list[GivenTeacher] = [] if self.recipe.teacher.fit else [self.recipe.teacher]
+        own: list[GivenTeacher] = [self.recipe.teacher] if self._taken else []
         return [*own, *self.recipe.precompute.more_teachers]
 
     def _manifest(self) -> Row:

@@ -168,7 +168,9 @@ def fold_tasks(
         if fits_without_steps(recipe.labels.labeller or recipe.teacher):
             read["groups"] = digest([list(pair) for pair in groups])
         labelled = sum(int(videos.labels[row]) >= 0 for row, own in zip(rows, folds, strict=True) if own != fold)
-        batch = fitting_batch(recipe, recipe.teacher.batch_size, labelled, f"fold-{fold}")
+        batch = recipe.teacher.batch_size
+        if not fits_without_steps(recipe.labels.labeller or recipe.teacher):
+            batch = fitting_batch(recipe, batch, labelled, f"fold-{fold}")
         known = {**fields, "batch_size": batch, "seed": recipe.labels.seed}
         step = Step("fold", "models", FOLD_VERSION, known, read)
         job = Job(

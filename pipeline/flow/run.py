@@ -81,13 +81,13 @@ def begin(context: Context, retry: Sequence[str] | None = None) -> Way:
     `retry`: plan quarantined videos again, those of these reasons (none named: all).
     """
     _refuse_early(context)
+    check_starts(context.recipe)
     videos, plans = _scan_and_plan(context, retry)
     return Way(context, videos, plans)
 
 
 def _refuse_early(context: Context) -> None:
     preflight(context.recipe, local=context.local)
-    check_starts(context.recipe)
     check_targets(context.recipe)
 
 

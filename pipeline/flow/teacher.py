@@ -97,6 +97,8 @@ def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) ->
 def teacher_batch(recipe: Recipe, videos: Videos) -> int:
     """As the recipe says, or all labelled training videos where there are fewer."""
     labelled = sum(int(videos.labels[row]) >= 0 for row in videos.of("train"))
+    if fits_without_steps(recipe.teacher):
+        return recipe.teacher.batch_size
     return fitting_batch(recipe, recipe.teacher.batch_size, labelled, "teacher")
 
 

@@ -233,6 +233,8 @@ def test_classes_that_the_teacher_does_not_have_are_refused_before_ray(
     save_network(tmp_path / "teacher", build_network(NetworkSpec("compact", ("running", "walking"))), {})
     sets = ["--set", "teacher.fit=false", "--set", f"teacher.weights={tmp_path / 'teacher'}"]
     said = refused(stagedkd("run", str(written), *sets))
+    assert "set teacher.saw_labels: false if it never saw these labels" in said, "it does not say what it has seen"
+    said = refused(stagedkd("run", str(written), *sets, "--set", "teacher.saw_labels=false"))
     assert "2 of the manifest's classes have no class of that name" in said
     assert "'walk' (the teacher's nearest: 'walking'" in said
     assert not (workspace / "store" / "frames").exists()
