@@ -212,7 +212,7 @@ def test_of_few_classes_chance_is_judged_by_groups() -> None:
 
 
 def test_few_groups_need_the_t_interval() -> None:
-    """Three scenes of 60, 65 and 82 % right: 1.96 standard errors end above chance, the t interval of three does not."""
+    """Three scenes of 60, 65 and 82 % right: 1.96 standard errors end above chance, the t interval does not."""
     labels = np.zeros(120, dtype=int)
     hits = np.concatenate([np.arange(40) < count for count in (24, 26, 33)])
     logits = np.where(hits[:, None], [[3.0, 0.0]], [[0.0, 3.0]])[None, :, None, :]
