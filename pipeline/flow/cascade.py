@@ -221,8 +221,15 @@ class CascadePlanner:
         return fitting_batch(self.context.recipe, wanted, len(there & set(known)), arm.name)
 
     def _extras(self, arm: _Arm, sources: list[Trained]) -> dict[str, Any]:
-        """Of model.json: the labels that the teachers and the first weights have seen are seen by it, too."""
-        taught = [names_seen(content(source.model.folder)) for source in sources if is_done(source.model.folder)]
+        """Of model.json: the labels that the teachers and the first weights have seen are seen by it, too.
+
+        An assistant that is still to be trained says nothing yet: what it will have seen is what its own first weights
+        and the teacher have.
+        """
+        recipe, asked = self.context.recipe, [*sources, self.teachers.own] if sources else []
+        taught = [names_seen(content(source.model.folder)) for source in asked if is_done(source.model.folder)]
+        if sources and recipe.cascade.K:
+            taught.append(of_weights(recipe.assistant_network.weights))
         return extras(self.context, of_weights(arm.section.weights), *taught)
 
     def _label(self, model: Model, targets: Targets, plans: tuple[str, ...]) -> None:

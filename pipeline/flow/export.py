@@ -71,7 +71,8 @@ def _labels(folder: Path) -> str:
     found = refinement_report(folder)
     if found["choice"] == "none":
         return f"as given ({found['reason']})"
-    return f"refined with channel {found['choice']}, {found['flips']} of {found['videos']} changed"
+    trusted = "" if found.get("validation_trusted", True) else "; validation labels were not trusted"
+    return f"refined with channel {found['choice']}, {found['flips']} of {found['videos']} changed{trusted}"
 
 
 def _facts(context: Context, videos: Videos, labels: Path, plan: CascadePlan, evaluation: Path) -> Any:

@@ -24,7 +24,7 @@ from pipeline.flow.context import Context
 from pipeline.flow.step import Step, describe, owner
 from pipeline.flow.videos import Videos
 from pipeline.manifest.entries import Entry
-from pipeline.manifest.noise import clean_names, inject, label_fraction
+from pipeline.manifest.noise import check_fraction, clean_names, inject, label_fraction
 from pipeline.manifest.plan import Buried, Plan, Shards, difference, extend_plan, read_plan
 from pipeline.manifest.probe import Facts, probe_many
 from pipeline.manifest.scan import scan as scan_folder
@@ -150,7 +150,7 @@ def _tables(
         raise InputError(f"{root} has {len(classes)} classes ({', '.join(classes) or 'none'}); at least 2 are needed")
     number = {name: index for index, name in enumerate(classes)}
     clean = np.array([number.get(entry.label_name or "", -1) for entry in entries], np.int32)
-    labels = _given_labels(recipe, entries, splits, clean, len(classes))
+    labels = _given_labels(recipe, entries, splits, clean, classes)
     rows = _rows(root, entries, splits, labels, classes, before)
     known = pa.table(
         {
@@ -166,17 +166,18 @@ def _tables(
 
 
 def _given_labels(
-    recipe: Recipe, entries: list[Entry], splits: dict[str, str], clean: np.ndarray, classes: int
+    recipe: Recipe, entries: list[Entry], splits: dict[str, str], clean: np.ndarray, classes: tuple[str, ...]
 ) -> np.ndarray:
     """The labels that every step sees: noise in the splits that the recipe names, a fraction of the training labels."""
     section = recipe.manifest
     ids = [entry.video_id for entry in entries]
-    noisy = inject(ids, clean, classes, kind=section.noise.kind, rate=section.noise.rate, seed=section.noise.seed)
+    noisy = inject(ids, clean, len(classes), kind=section.noise.kind, rate=section.noise.rate, seed=section.noise.seed)
     in_noise = np.array([splits[name] in section.noise.splits for name in ids])
     labels = np.where(in_noise, noisy, clean)
     if section.label_fraction < 1:
         train = np.array([splits[name] == "train" for name in ids])
         fewer = label_fraction(ids, np.where(train, labels, -1), section.label_fraction, seed=section.split.seed)
+        check_fraction(clean, fewer, classes, section.label_fraction)
         labels = np.where(train, fewer, labels)
     return labels
 

@@ -170,6 +170,7 @@ def _refinement(labels: Path, videos: Videos) -> Refinement | None:
         accuracy_after=scores.get("accuracy_after"),
         precision=scores.get("precision"),
         recall=scores.get("recall"),
+        validation_trusted=found.get("validation_trusted"),
         self_test=Table("Self-test", columns, rows) if rows else None,
         per_class=_per_class(flips, videos.classes),
     )

@@ -15,16 +15,26 @@ from pipeline.errors import ConfigError
 from pipeline.flow.build import manifest_name, weights_path
 from pipeline.models.facts import FACTS, read_facts
 
+UNNAMED = "?"  # in a list: labels of nobody knows which manifest
+
 
 def names_seen(folder: Path) -> tuple[str, ...]:
-    """Names of the manifests whose labels the saved network in `folder` has seen, () where model.json names none."""
-    return tuple(read_facts(folder).get("labels_seen", ()))
+    """Names of the manifests whose labels the saved network in `folder` has seen; UNNAMED for those that it saw without
+    a list."""
+    return _names(read_facts(folder))
 
 
 def of_weights(named: str | None) -> tuple[str, ...]:
-    """The same of a network's first weights: none for those of a library and for files without a model.json."""
+    """The same of a network's first weights: none for those of a library, UNNAMED for a file without a model.json."""
     facts = _facts(named)
-    return tuple(facts.get("labels_seen", ())) if facts else ()
+    if facts is None:
+        return (UNNAMED,) if named is not None and _is_file(named) else ()
+    return _names(facts)
+
+
+def _names(facts: dict[str, Any]) -> tuple[str, ...]:
+    usual = (UNNAMED,) if facts.get("saw_labels", True) else ()
+    return tuple(facts.get("labels_seen", usual))
 
 
 def saw_labels(network: Network, declared: bool | None, manifest: str, where: str) -> bool:
@@ -42,7 +52,9 @@ def saw_labels(network: Network, declared: bool | None, manifest: str, where: st
                 f"{where}.saw_labels is false, but {network.weights} was fitted on labels of {manifest!r}, as its "
                 f"{FACTS} says: leave the field out (or give another data set of the same name a manifest.name)"
             )
-        return seen or bool(declared)
+        if seen or declared is not None:
+            return seen or bool(declared)
+        return UNNAMED in facts["labels_seen"]
     if declared is not None:
         return declared
     if facts is not None:

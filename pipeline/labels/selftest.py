@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from pipeline.errors import ConfigError
 from pipeline.labels.channel import HIGHEST_RATE, MIX_SHARE, RULES, fit, fit_full, soft_labels, validation_temperature
@@ -21,7 +22,6 @@ from pipeline.labels.scoring import hard_labels
 LEAST_DRAWS = 4
 LEAST_VIDEOS = 40
 ONE_SIDED = 1.645
-TWO_SIDED = 1.96
 TWICE_CHANCE_FROM = 4  # classes
 _STREAM = 0x5E1F
 
@@ -136,7 +136,11 @@ def _weak(accuracy: float, validation: Validation, classes: int) -> str:
     if classes >= TWICE_CHANCE_FROM:
         limit = 2 / classes
         return f"not more than 2/C = {limit:.1%}" if accuracy <= limit else ""
-    lower = accuracy - TWO_SIDED * standard_error(_hits(validation), validation.group_of)
+    groups = len(np.unique(validation.group_of))
+    if groups < 2:
+        return "which is not surely above chance (all videos are of one group)"
+    factor = stats.t.ppf(0.975, groups - 1)  # few groups: the normal's 1.96 would be too short
+    lower = accuracy - factor * standard_error(_hits(validation), validation.group_of)
     return f"which is not surely above chance (95 % interval from {lower:.1%})" if lower <= 1 / classes else ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.artifacts.identity import integer, unit_draw
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 
 KINDS = ("none", "symmetric", "asymmetric")
 LEAST_PER_CLASS = 2
@@ -44,6 +44,18 @@ def label_fraction(video_ids: Sequence[str], labels: np.ndarray, fraction: float
         count = max(min(LEAST_PER_CLASS, len(rows)), int(np.ceil(fraction * len(rows) - 1e-9)))
         kept[rows[np.argsort(draws[rows], kind="stable")[:count]]] = label
     return kept
+
+
+def check_fraction(labels: np.ndarray, kept: np.ndarray, classes: Sequence[str], fraction: float) -> None:
+    """InputError where a class that stands in `labels` (N,) is left with fewer than 2 of the labels `kept` (M,)."""
+    counts = np.bincount(kept[kept >= 0], minlength=len(classes))
+    poor = [n for n in np.unique(labels[labels >= 0]) if counts[n] < LEAST_PER_CLASS]
+    if poor:
+        named = ", ".join(f"{classes[n]} ({counts[n]})" for n in poor)
+        raise InputError(
+            f"manifest.label_fraction {fraction:g} needs at least {LEAST_PER_CLASS} labelled training videos of each "
+            f"class; fewer are there of {named}: add videos, leave the class out, or set manifest.label_fraction: 1"
+        )
 
 
 def clean_names(labels: np.ndarray, classes: Sequence[str]) -> list[str | None]:

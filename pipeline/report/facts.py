@@ -243,6 +243,7 @@ class Refinement:
     accuracy_after: float | None = None
     precision: float | None = None
     recall: float | None = None
+    validation_trusted: bool | None = None  # None: written before this was noted
     self_test: Table | None = None
     per_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # class → flipped away from it, to it
 

@@ -1,5 +1,6 @@
 """The plan of a cascade: which networks are trained with what, their names and keys, and which need one another."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from pipeline.errors import ConfigError
 from pipeline.flow import cascade
 from pipeline.flow.cascade import CascadePlan, CascadePlanner, Teachers, Trained, kd_names
 from pipeline.flow.context import Context
+from pipeline.flow.step import finish
 from pipeline.flow.targets import Targets, check_targets
 from pipeline.flow.tasks import StatisticsTask, TrainTask
 from pipeline.flow.teacher import Model
 from pipeline.flow.videos import Videos, Views
+from pipeline.models.registry import build_network
+from pipeline.models.spec import NetworkSpec
+from pipeline.models.weights import save_network
 
 PLANS = ("train", "eval")
 
@@ -267,3 +272,15 @@ def test_fewer_clips_than_a_batch_make_smaller_batches(tmp_path: Path, monkeypat
     smaller = jobs(plan(tmp_path, "train.batch_size=8"))
     assert {job.batch_size for job in smaller.values()} == {8}
     assert smaller["student"].key != found["student"].key
+
+
+def test_what_the_teacher_saw_reaches_the_student_through_an_assistant_that_is_not_trained_yet(tmp_path: Path) -> None:
+    spec = NetworkSpec("compact", tuple("abcde"), {"widths": [32, 64, 128, 256]})
+    folder = tmp_path / "given"
+    save_network(folder / "attempt", build_network(spec, seed=0), {"saw_labels": False, "labels_seen": ["archive"]})
+    finish(folder, "attempt", {})
+    teacher = dataclasses.replace(trained("teacher"), model=Model("teacher", folder, "key"))
+    found = plan(tmp_path, "cascade.K=1", teachers=Teachers(teacher))
+    seen = {task.job.name: task.extras["labels_seen"] for task in found.tasks if isinstance(task, TrainTask)}
+    assert seen["assistant-1"] == seen["student"] == seen["KD + standardisation"] == ["archive", "small"]
+    assert seen["cross-entropy"] == ["small"]

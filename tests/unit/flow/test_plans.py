@@ -144,6 +144,15 @@ def test_a_label_fraction_hides_training_labels_only(tmp_path: Path, workspace: 
     assert (videos.labels[videos.of("val", "test")] >= 0).all()
 
 
+def test_a_label_fraction_that_leaves_a_class_too_few_is_refused_with_the_classes(
+    tmp_path: Path, workspace: Path
+) -> None:
+    root = class_folders(tmp_path / "clips", {"a": 40, "rare": 1, "b": 40})
+    brought_up(root, workspace)
+    with pytest.raises(InputError, match=r"label_fraction 0\.25 needs at least 2 .* of rare \([01]\): add videos"):
+        brought_up(root, workspace, "manifest.label_fraction=0.25")
+
+
 def test_keys_follow_configuration_and_never_content(root: Path, workspace: Path) -> None:
     one = recipe(root, workspace)
     keys = (manifest_step(one).key, plan_step(one, "train").key)

@@ -95,3 +95,18 @@ def test_what_was_seen_is_passed_on(tmp_path: Path) -> None:
         "labels_seen": ["archive", "clips", "third"],
     }
     assert of_weights("imagenet") == of_weights(None) == ()
+
+
+def test_a_start_that_does_not_say_whose_labels_it_saw_stays_unknown_in_what_is_made_of_it(tmp_path: Path) -> None:
+    """Else a list that is passed on would look whole, and hide the labels of a third data set."""
+    file = tmp_path / "backbone.pth"
+    file.write_bytes(b"x")
+    older = saved(tmp_path / "older", saw_labels=True)
+    for start in (str(file), older):
+        made = saved(tmp_path / "made", **passed_on("archive", of_weights(start)))
+        assert teacher_saw_labels(recipe(made, fit=False))
+        with pytest.raises(ConfigError, match="does not say that it has not"):
+            check_starts(recipe(made))
+        check_starts(recipe(made, "teacher.saw_labels=false"))
+    whole = saved(tmp_path / "made", **passed_on("archive", of_weights("imagenet")))
+    assert not teacher_saw_labels(recipe(whole, fit=False))

@@ -211,6 +211,19 @@ def test_of_few_classes_chance_is_judged_by_groups() -> None:
     assert "not surely above chance" in chosen(world, world.clean, scenes).reason
 
 
+def test_few_groups_need_the_t_interval() -> None:
+    """Three scenes of 60, 65 and 82 % right: 1.96 standard errors end above chance, the t interval does not."""
+    labels = np.zeros(120, dtype=int)
+    hits = np.concatenate([np.arange(40) < count for count in (24, 26, 33)])
+    logits = np.where(hits[:, None], [[3.0, 0.0]], [[0.0, 3.0]])[None, :, None, :]
+    scenes = Validation(logits, labels, trusted=True, groups=np.arange(120) // 40)
+    error = standard_error(hits.astype(float), scenes.group_of)
+    assert hits.mean() - 1.96 * error > 0.5
+    assert "not surely above chance" in selftest._weak(float(hits.mean()), scenes, 2)
+    one = Validation(logits, labels, trusted=True, groups=np.zeros(120))
+    assert "all videos are of one group" in selftest._weak(float(hits.mean()), one, 2)
+
+
 def test_another_view_policy_alone_passes_for_noise() -> None:
     """Labellers that do 7 points better in the views of validation make the rule believe in noise on clean labels, and
     sometimes choose a channel; in the same views they never do."""

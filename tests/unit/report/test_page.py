@@ -94,6 +94,7 @@ def _facts() -> ReportFacts:
             accuracy_after=0.766,
             precision=0.83,
             recall=0.47,
+            validation_trusted=False,
             self_test=Table("Self-test", ["Candidate", "Gain"], [["scalar", "+14.2"], ["mix", None]]),
             per_class={"run": (3, 4)},
         ),
@@ -128,7 +129,7 @@ def test_the_table_has_the_numbers_in_their_row(page):
 
 def test_the_rest_of_the_numbers(page):
     for text in (
-        "684 (22.8 %)", "59.8 % → 76.6 %", "83.0 %", "47.0 %", "scalar +14.2", "mix –",
+        "684 (22.8 %)", "59.8 % → 76.6 %", "83.0 %", "47.0 %", "Validation labels not trusted", "scalar +14.2", "mix –",
         "41 in all, 1 of them shown", "truncated test test/broken.mp4", "684 in all, 24 of them shown",
         "run → walk 91 % truth: walk", "teacher 31.8 s 1 min 04 s 1 min 36 s",
         "sweep found by its key, not done again", "All 1 min 05 s 2 min 15 s 3 min 20 s",
