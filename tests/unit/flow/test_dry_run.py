@@ -197,9 +197,16 @@ def test_input_that_a_run_refuses_is_refused(tmp_path: Path, root: Path, workspa
     with pytest.raises(InputError, match="'empty' holds no video"):
         describe(recipe(root, workspace), "x")
     (root / "empty").rmdir()
-    assert "teacher.weights must name the teacher's weights" in describe(
-        recipe(root, workspace, "teacher.fit=false"), "x"
-    )
+    text = describe(recipe(root, workspace, "teacher.fit=false"), "x")
+    assert "teacher.weights must name the teacher's weights" in text
+    here = context(root, workspace)
+    update_plans(here, scan(here))
+    other = class_folders(tmp_path / "other", {"a": 2, "b": 2})
+    with pytest.raises(InputError, match="was used with the folder"):
+        describe(recipe(other, workspace), "x")
+    (workspace / "workspace.json").write_text('{"schema": "2.0"}')
+    with pytest.raises(InputError, match=r"schema 2\.0; this version of stagedkd reads schema 1\.x"):
+        describe(here.recipe, "x")
 
 
 def test_more_than_this_machine_has_is_said(root: Path, workspace: Path) -> None:
