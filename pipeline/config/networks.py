@@ -110,6 +110,10 @@ class Train(Section):
     every `validate_every` steps (null: a twentieth of all) with batch-norm statistics taken anew; after `patience` such
     looks without a better one the training ends. `auto` is `best` where at least 30 labelled videos validate. A
     comparison of methods by protocol takes `last`.
+
+    `ema`: decay per step of a moving average of the weights, which is then what is judged and kept: 0.99 averages about
+    the last 100 steps. `recalibrate_norm`: batch-norm statistics are taken anew at the end of a training whose `last`
+    step is kept, too; for `best` and with `ema` they always are.
     """
 
     steps: int = Field(700, ge=1)
@@ -121,6 +125,8 @@ class Train(Section):
     select: Literal["auto", "last", "best"] = "auto"
     validate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
+    ema: float | None = Field(None, gt=0, lt=1)
+    recalibrate_norm: bool = False
     seed: int = 0
     replicates: int = Field(1, ge=1, description="train student and controls with so many seeds: seed, seed + 1, …")
     threads: int = Field(1, ge=1)

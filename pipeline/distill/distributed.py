@@ -37,6 +37,16 @@ def any_rank(flag: bool, world: int, device: torch.device) -> bool:
     return bool(votes.item() > 0)
 
 
+def first_ranks(values: list[float], world: int, device: torch.device) -> list[float]:
+    """Rank 0's numbers on every rank: on an accelerator two ranks may differ in the last place, and what they decide
+    by must be one thing."""
+    if world == 1:
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return shared.tolist()
+
+
 def from_first_rank(payload: bytes | None, world: int, device: torch.device) -> bytes | None:
     """Rank 0's bytes on every rank, so that resuming needs no file system that all ranks share."""
     if world == 1:

@@ -80,7 +80,7 @@ def train(
         metrics = _resume(training, checkpoints)
         resumed_at = training.step
         metrics = _run(training, data, reporter, checkpoints, metrics)
-        metrics |= training.keep_best()
+        metrics |= training.settle(data)
     metrics |= {"seconds": time.monotonic() - began, "resumed_at": float(resumed_at)}
     return Trained(training.network.eval(), metrics, training.step)
 

@@ -56,7 +56,7 @@ class Selection:
 def judge(job: Job, network: VideoNetwork, data: TrainingData, validation: Validation) -> tuple[float, float]:
     """Video top-1 and NLL of `network` on `validation`; its batch-norm statistics are those it is judged with after.
 
-    Every rank computes the same, on the same batches, so that no rank has to be told.
+    Every rank computes the same, on the same batches: only the two figures have to be made one.
     """
     recalibrate(job, network, data)
     with _modes_kept(network):

@@ -103,6 +103,9 @@ class Job(Json):
 
     `select`: which step's network is the result, the `last` or the one that is `best` on validation, judged every
     `validate_every` steps; after `patience` validations without a better one the training ends (None: never).
+    `ema`: decay per step of a moving average of the weights, which is then what is judged and kept (None: the weights
+    themselves). `recalibrate_norm`: batch-norm statistics are taken anew at the end, as they are anyway for a network
+    that was selected or averaged.
     `labelled_share` of each batch is drawn from the labelled clips (None: as they come). `source_weights`: what each
     source's KL counts, all of them at every step (None: as `wiring` says).
 
@@ -130,6 +133,8 @@ class Job(Json):
     select: str = "last"
     validate_every: int = 50
     patience: int | None = None
+    ema: float | None = None
+    recalibrate_norm: bool = False
     checkpoint_every: int = 200
     log_every: int = 20
     threads: int = 1
@@ -146,6 +151,7 @@ class Job(Json):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 < self.share < 1, "distill.share", self.share, "a share in (0, 1)")
         require(0 <= self.source_dropout < 1, "cascade.source_dropout", self.source_dropout, "a share in [0, 1)")
+        require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "a decay in (0, 1), or None")
         share = self.labelled_share
         require(share is None or 0 < share < 1, "train.labelled_share", share, "a share in (0, 1)")
         weights = self.source_weights

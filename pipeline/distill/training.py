@@ -8,10 +8,11 @@ generator that is seeded by name, and the last two by step, so that a resumed tr
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.artifacts.identity import integer
 from pipeline.distill import distributed
@@ -20,7 +21,7 @@ from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData, label
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
 from pipeline.distill.optimiser import build_optimiser, rate, set_rate
 from pipeline.distill.phases import Phase, plan_phases
-from pipeline.distill.selection import Selection, judge, statistics_kept
+from pipeline.distill.selection import Selection, judge, recalibrate, statistics_kept
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError, InputError, JobError
 from pipeline.losses import Teacher, TopKLogits, average_over_ranks
@@ -49,6 +50,9 @@ class Training:
             self._drawn = labelled_rows(job.labelled_share, job.batch_size) // world
         self._learnable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.selection = _selection(job, data)
+        self._average = None
+        if job.ema is not None:
+            self._average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(job.ema))
         self._entered: Phase | None = None
         self._model: nn.Module = self.network
 
@@ -83,6 +87,8 @@ class Training:
         set_rate(self.optimiser, rate(job.optimiser, step, job.steps))
         self.optimiser.step()
         self.loss.after_step()
+        if self._average is not None:
+            self._average.update_parameters(self.network)
         self.step += 1
         return loss
 
@@ -98,8 +104,11 @@ class Training:
 
     @property
     def validates(self) -> bool:
-        """Whether the network is judged after the step just done: every validate_every steps, and after the last."""
-        return self.selection is not None and (self.step % self.job.validate_every == 0 or self.step == self.job.steps)
+        """Whether the network is judged after the step just done: every validate_every steps and after the last, but
+        not while labels are off, when the head has not been trained yet."""
+        if self.selection is None or (self._entered is not None and not self._entered.labels):
+            return False
+        return self.step % self.job.validate_every == 0 or self.step == self.job.steps
 
     @property
     def exhausted(self) -> bool:
@@ -110,18 +119,30 @@ class Training:
         """Judge the network on validation, keep it if it is the best; training goes on as if nothing had been."""
         assert self.selection is not None
         assert data.validation is not None
-        with statistics_kept(self.network):
-            top1, nll = judge(self.job, self.network, data, data.validation)
-            self.selection.offer(self.step, top1, nll, self.network.state_dict())
+        network = self._result
+        with statistics_kept(network):
+            found = judge(self.job, network, data, data.validation)
+            top1, nll = distributed.first_ranks(list(found), self.world, self.device)
+            self.selection.offer(self.step, top1, nll, network.state_dict())
         return {"val_top1": top1, "val_nll": nll}
 
-    def keep_best(self) -> dict[str, float]:
-        """Put the best network in place of the last, where one was selected; its step and figures."""
-        if self.selection is None or not self.selection.network:
-            return {}
-        self.network.load_state_dict(self.selection.network)
+    def settle(self, data: TrainingData) -> dict[str, float]:
+        """Make `network` the result: the best one that was judged, with its step and figures, or the last (averaged
+        where the job says so), with batch-norm statistics taken anew where that is asked for."""
         found = self.selection
-        return {"chosen_step": float(found.step), "val_top1": found.top1, "val_nll": found.nll}
+        if found is not None and found.network:
+            self.network.load_state_dict(found.network)
+            return {"chosen_step": float(found.step), "val_top1": found.top1, "val_nll": found.nll}
+        if self._average is not None:
+            self.network.load_state_dict(self._result.state_dict())
+        if self.job.recalibrate_norm or self._average is not None:
+            recalibrate(self.job, self.network, data)
+        return {}
+
+    @property
+    def _result(self) -> VideoNetwork:
+        """What is judged and kept: the network, or its average."""
+        return self.network if self._average is None else cast(VideoNetwork, self._average.module)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain tensors and numbers."""
@@ -132,6 +153,7 @@ class Training:
             "optimiser": self.optimiser.state_dict(),
             "loss": self.loss.state_dict(),
             "selection": None if self.selection is None else self.selection.state(),
+            "average": None if self._average is None else self._average.state_dict(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -142,6 +164,8 @@ class Training:
         self.step = int(state["step"])
         if self.selection is not None:
             self.selection = Selection(**state["selection"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
     def check_weights(self) -> None:
         """JobError where a parameter or buffer is not finite: the loss, looked at before a step, cannot tell what that

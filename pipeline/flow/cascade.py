@@ -282,6 +282,8 @@ class CascadePlanner:
             fields["labelled_share"] = train.labelled_share
         if self._validation is not None:
             fields["select"] = [validate_every(recipe, arm.steps), train.patience]
+        chosen = ("ema", "recalibrate_norm")
+        fields |= {name: value for name, value in identity_fields(train).items() if name in chosen}
         if weights is not None:
             fields["source_weights"] = list(weights)
         elif len(sources) > 1:
@@ -319,6 +321,8 @@ class CascadePlanner:
             select="last" if self._validation is None else "best",
             validate_every=validate_every(recipe, arm.steps),
             patience=train.patience,
+            ema=train.ema,
+            recalibrate_norm=train.recalibrate_norm,
             checkpoint_every=train.checkpoint_every,
             log_every=train.log_every,
             threads=train.threads,

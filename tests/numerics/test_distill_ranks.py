@@ -11,7 +11,7 @@ import torch
 
 from pipeline.distill.loop import train
 from pipeline.distill.state import FolderCheckpoints
-from tests.unit.distill.toys import Recorder, data, job, network_spec
+from tests.unit.distill.toys import Recorder, data, job, network_spec, validation
 
 # One process per rank runs all cases, as importing torch costs more than the cases do.
 CASES: dict[str, dict[str, Any]] = {
@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "relations only": {"schedule": "joint", "lambda_kd": 0.0},
     "dist": {"method": "dist"},
     "dense": {"wiring": "dense", "method": "kd"},
+    "selected": {"schedule": "joint", "select": "best", "validate_every": 3, "ema": 0.9},
     "frozen norm": {"network": network_spec(norm="batch", frozen_norm=True)},
 }
 BATCH = 16
@@ -52,6 +53,8 @@ def training_data(name: str) -> Any:
         there._weight[:] = 0
     else:
         there._weight[::3] = 0.25  # soft weights must average over both ranks' rows
+    if name == "selected":
+        there.validation = validation()
     return there
 
 

@@ -8,22 +8,25 @@ import pytest
 import torch
 
 from pipeline.distill.loop import train
-from pipeline.distill.memory import MemoryData, Validation
+from pipeline.distill.memory import MemoryData
 from pipeline.distill.selection import NORM_BATCHES, Selection, judge, recalibrate
 from pipeline.distill.spec import Job
-from pipeline.distill.state import FolderCheckpoints
+from pipeline.distill.state import FolderCheckpoints, MemoryCheckpoints, unpack
 from pipeline.errors import ConfigError
 from pipeline.models.registry import build_network
-from tests.unit.distill.toys import CLASSES, Recorder, arrays, data, equal_weights, job, network_spec, source
+from tests.unit.distill.toys import (
+    Recorder,
+    arrays,
+    data,
+    equal_states,
+    equal_weights,
+    job,
+    network_spec,
+    source,
+    validation,
+)
 
 VIDEOS = 15
-
-
-def validation(seed: int = 5) -> Validation:
-    """15 videos of two views each."""
-    found = arrays(VIDEOS, seed)
-    frames = found["frames"].reshape(-1, *found["frames"].shape[2:])
-    return Validation(frames, np.arange(VIDEOS).repeat(2), np.arange(VIDEOS) % CLASSES)
 
 
 def judged_data() -> MemoryData:
@@ -88,6 +91,57 @@ def test_patience_ends_a_training_and_a_resume_does_not_go_on(tmp_path: Path) ->
     again = train(never_better, judged_data(), None, store)
     assert (again.steps, again.metrics["chosen_step"]) == (ended.steps, ended.metrics["chosen_step"])
     assert equal_weights(again.network, ended.network)
+
+
+class AllCheckpoints(MemoryCheckpoints):
+    """Remembers the weights after every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def save(self, step: int, payload: bytes) -> None:
+        super().save(step, payload)
+        self.weights.append(unpack(payload, "toy-key")["network"])
+
+
+def test_the_moving_average_is_of_the_weights_after_each_step() -> None:
+    store, task = AllCheckpoints(), job(ema=0.8, checkpoint_every=1, steps=6, lr=0.05)
+    kept = train(task, data(), None, store).network.state_dict()
+    wanted = store.weights[0]
+    for later in store.weights[1:]:
+        wanted = {name: 0.8 * value + 0.2 * later[name] for name, value in wanted.items()}
+    assert len(store.weights) == 6
+    for name, value in wanted.items():
+        torch.testing.assert_close(kept[name], value)
+    assert not equal_states(kept, store.weights[-1])
+
+
+def test_the_average_is_what_is_judged_and_a_resume_keeps_it(tmp_path: Path) -> None:
+    task, recorder, plain = batch_norm_job(ema=0.9), Recorder(), Recorder()
+    whole = train(task, judged_data(), recorder)
+    train(batch_norm_job(), judged_data(), plain)
+    assert [line["loss"] for line in recorder.lines.values()] == [line["loss"] for line in plain.lines.values()]
+    assert recorder.lines[24]["val_nll"] != plain.lines[24]["val_nll"]
+    store = FolderCheckpoints(tmp_path)
+    train(task, judged_data(), Recorder(stop_at=13), store)
+    resumed = train(task, judged_data(), Recorder(), store)
+    assert resumed.metrics["resumed_at"] == 13
+    assert equal_weights(resumed.network, whole.network)
+
+
+def test_the_last_step_keeps_its_running_statistics_unless_it_is_asked_for_new_ones() -> None:
+    lagging = train(batch_norm_job(select="last"), judged_data()).network
+    anew = train(batch_norm_job(select="last", recalibrate_norm=True), judged_data()).network
+    assert not equal_weights(lagging, anew)
+    recalibrate(batch_norm_job(), lagging, judged_data())
+    assert equal_weights(lagging, anew)
+
+
+def test_an_untrained_head_is_not_judged() -> None:
+    recorder = Recorder()
+    train(batch_norm_job(schedule="frozen", share=0.2, validate_every=1), judged_data(), recorder)
+    assert [step for step, line in recorder.lines.items() if "val_top1" in line] == list(range(13, 25))
 
 
 def test_statistics_are_taken_anew_over_whole_batches_without_a_step() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.distill.memory import MemoryData, SourceArrays, one_hot
+from pipeline.distill.memory import MemoryData, SourceArrays, Validation, one_hot
 from pipeline.distill.spec import Job, Objective, Optimiser
 from pipeline.models.network import VideoNetwork
 from pipeline.models.registry import build_network
@@ -49,6 +49,13 @@ def data(sources: int = 1, clips: int = CLIPS, **changes: np.ndarray) -> MemoryD
     return MemoryData.from_arrays(
         **{**arrays(clips), **changes}, sources=[source(clips, seed) for seed in range(1, sources + 1)]
     )
+
+
+def validation(videos: int = 15, seed: int = 5) -> Validation:
+    """Videos of two views each, of the same classes."""
+    found = arrays(videos, seed)
+    frames = found["frames"].reshape(-1, *found["frames"].shape[2:])
+    return Validation(frames, np.arange(videos).repeat(VIEWS), np.arange(videos) % CLASSES)
 
 
 def job(**changes: Any) -> Job:

@@ -244,8 +244,10 @@ def test_selection_and_what_it_looks_at_are_in_the_key(tmp_path: Path, monkeypat
         key(30, "train.select=last"),
         key(30, "train.validate_every=7"),
         key(30, "train.patience=3"),
+        key(30, "train.ema=0.99"),
+        key(30, "train.select=last", "train.recalibrate_norm=true"),
     ]
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 7
     assert key(31, "train.select=last") == keys[2], "where nothing is selected, validation is not read"
 
 
