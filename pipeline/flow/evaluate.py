@@ -14,14 +14,14 @@ from pipeline.config.base import identity_fields
 from pipeline.errors import InputError
 from pipeline.flow.cascade import CascadePlan, Trained
 from pipeline.flow.context import Context
-from pipeline.flow.methods import Method, by_name, comparisons, majority, note_weak_assistants, room
+from pipeline.flow.methods import Method, by_name, chosen_note, comparisons, majority, note_weak_assistants, room
 from pipeline.flow.step import Made, Step, content, ensure, files_of
 from pipeline.flow.targets import Targets
 from pipeline.flow.teacher import Model
 from pipeline.flow.train_accuracy import TrainAccuracy
 from pipeline.flow.videos import Videos, Views
 
-VERSION = 2
+VERSION = 3  # the step that was kept
 METRICS = "metrics.json"
 SELECTED = (
     "These figures are of the validation split: settings and checkpoints are chosen on it, so they are selected, not a "
@@ -158,7 +158,17 @@ def _entry(
         "cost": price.as_dict(),
         "validation_top1": float(np.mean(validated)) if validated else None,
         "train": measure.of(method.runs, [] if any(table is None for table in seen) else seen),
+        "note": chosen_note([_chosen_step(run) for run in method.runs], method.runs[0].steps),
     }
+
+
+def _chosen_step(run: Trained) -> float | None:
+    """The step that validation selected; None where the last was kept, or the network was not trained here."""
+    said = content(run.model.folder) / METRICS
+    if not said.is_file():
+        return None
+    found = json.loads(said.read_text())["final"].get("chosen_step")
+    return None if found is None else float(found)
 
 
 def _metrics(

@@ -76,7 +76,16 @@ def note_weak_assistants(methods: Sequence[Method], entries: Sequence[dict[str, 
         found = paired_interval(theirs.correct, mine.correct, mine.groups)
         if found.word == BETTER and found.low is not None and found.high is not None:
             size = f"{100 * found.difference:.1f} points ({100 * found.low:.1f} to {100 * found.high:.1f})"
-            entries[place]["note"] = f"flagged: {taught.name} is {size} better on validation"
+            flag = f"flagged: {taught.name} is {size} better on validation"
+            entries[place]["note"] = "; ".join(filter(None, [entries[place].get("note"), flag]))
+
+
+def chosen_note(chosen: Sequence[float | None], steps: int) -> str:
+    """What a row says of steps that were selected, one per run; nothing where each run kept its last."""
+    found = [f"{step:g}" for step in chosen if step is not None]
+    if not found:
+        return ""
+    return f"step{'s' if len(found) > 1 else ''} {', '.join(found)} of {steps}, best on validation"
 
 
 def room(methods: Sequence[Method]) -> dict[str, Any]:

@@ -78,6 +78,9 @@ def _network(context: Context, found: Videos, views: Views, name: str, role: str
         attempt = new_attempt()
         network = build_network(NetworkSpec("compact", found.classes, {"widths": [2, 2, 2, 2]}), seed=seed)
         save_network(model.folder / attempt, network, {})
+        if role == "student":
+            said = {"final": {"chosen_step": 3.0 + replicate}, "history": [], "phases": []}
+            (model.folder / attempt / "metrics.json").write_text(json.dumps(said))
         finish(model.folder, attempt, {})
     targets = network_targets(context, views, model)
     for plan in ("train", "eval") if role == "teacher" else ("eval",):
@@ -108,6 +111,8 @@ def test_one_row_per_name_over_its_replicates(metrics: dict) -> None:
     assert np.sum(student["metrics"]["confusion"]) == 2 * student["metrics"]["videos"]
     assert student["replicates"][1]["metrics"]["top1"] == each[1]
     assert entry(metrics, "teacher")["sd"] is None
+    assert student["note"] == "steps 3, 4 of 7, best on validation"
+    assert entry(metrics, ALONE)["note"] == ""
     assert {item["word"] for item in metrics["comparisons"]} <= {"better", "worse", "not distinguishable"}
     assert [(i["first"], i["second"]) for i in metrics["comparisons"]] == [
         ("student", "teacher"),
@@ -184,6 +189,7 @@ def test_page_and_card_say_the_word_of_each_difference(made: Small, metrics: dic
         if item["first"] == "student":
             assert f"- {item['first']} against {item['second']}: **{item['word']}**" in card
     assert [row.taught for row in facts.networks] == [True, True, False]
+    assert entry(metrics, "student")["note"] in page
     assert facts.gap_reason in page
     assert "mean over 2 seeds, of which this is one" in card
     first = entry(metrics, "student")["replicates"][0]["metrics"]

@@ -96,10 +96,10 @@ def test_no_share_of_a_gap_without_an_interval_or_a_control() -> None:
 def test_an_assistant_is_flagged_only_beyond_the_interval() -> None:
     for share, flagged in ((0.5, True), (0.795, False)):
         methods = [method("assistant-1", "assistant", share), method("student", "student", 0.8)]
-        entries: list[dict[str, Any]] = [{}, {}]
+        entries: list[dict[str, Any]] = [{"note": "step 5 of 7"}, {}]
         note_weak_assistants(methods, entries)
-        assert ("note" in entries[0]) == flagged
-    assert entries[1] == {}
+        assert entries[0]["note"].startswith("step 5 of 7; flagged: student is") == flagged
+    assert entries == [{"note": "step 5 of 7"}, {}]
 
 
 def test_majority_is_of_training_labels_on_the_evaluated_split() -> None:
