@@ -27,7 +27,8 @@ HEAD = ("head", "dropout", "layer_norm", "num_frames", "new_head")  # options th
 def reads_features(network: Network) -> bool:
     """Whether a network of the recipe is fitted on stored features: its backbone is frozen and sees pixels that no
     augmentation changes (there is none for teachers and fold models today)."""
-    return network.model == "frame" and bool(network.options.get("frozen"))
+    options = network.options
+    return network.model == "frame" and bool(options.get("frozen")) and options.get("stages") is None
 
 
 def features_step(context: Context, network: Network, frames: str) -> Step:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.models import cut
 from pipeline.models.backbones import SMALL, Backbone, make_backbone
 from pipeline.models.hints import one_of, read_options, whole
 from pipeline.models.network import Parts
@@ -26,6 +27,7 @@ from pipeline.models.trial import evaluating
 
 # backbone: a name of torchvision's or timm's. num_frames: T, needed by `ordered` alone. layer_norm: of each frame's
 # features before the head; null means with `ordered` only. shift_share: part of the channels that moves, each way.
+# With `stages` the network is another: the first stages alone, with a head of their own (`models.cut`).
 DEFAULTS: dict[str, Any] = {
     "backbone": "efficientnet_lite0",
     "head": "mean",
@@ -156,6 +158,8 @@ class FrameBody(nn.Module):
 def build(spec: NetworkSpec, num_classes: int, common: Mapping[str, Any]) -> Parts:
     """The frame network that `spec` describes, without weights. Raises ConfigError for options that cannot be,
     and where a backbone needs a package that is not installed."""
+    if spec.options.get("stages") is not None:
+        return _build_cut(spec, num_classes, common)
     options = read_options(spec.options, {**common, **DEFAULTS}, spec.model)
     _check(options)
     found = make_backbone(options["backbone"])
@@ -179,6 +183,30 @@ def build(spec: NetworkSpec, num_classes: int, common: Mapping[str, Any]) -> Par
         library=found.name,
         library_root="backbone",
         trial_shape=(options["num_frames"] or 2, *(found.size or (SMALL, SMALL))),
+    )
+
+
+def _build_cut(spec: NetworkSpec, num_classes: int, common: Mapping[str, Any]) -> Parts:
+    """The network of the option `stages` (`models.cut`)."""
+    if "head" in spec.options:
+        raise ConfigError("option stages of a frame network brings its own head: leave the option head out")
+    options = read_options(spec.options, {**common, **cut.DEFAULTS}, spec.model)
+    found = make_backbone(options["backbone"])
+    transform, tensors = _transform(spec, found), set(found.module.state_dict())
+    backbone = cut.first_stages(found, options["stages"])
+    head = cut.motion_head(backbone, options, found.size, num_classes)
+    return Parts(
+        body=FrameBody(backbone, head, Clock(), options["frozen"], (), head.width),
+        taps=cut.taps_of(found, backbone, options),
+        transform=transform,
+        classes=spec.classes,
+        num_classes=num_classes,
+        options=options,
+        head="head",
+        library=found.name,
+        library_root="backbone",
+        library_without=frozenset(tensors - set(backbone.state_dict())),
+        trial_shape=(2, *(found.size or (SMALL, SMALL))),
     )
 
 

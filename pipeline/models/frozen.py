@@ -12,8 +12,9 @@ from pipeline.models.spec import NetworkSpec
 
 
 def has_frozen_part(spec: NetworkSpec) -> bool:
-    """Whether a network of this description has a part that never changes: a frame network with `frozen: true`."""
-    return spec.model == "frame" and bool(spec.options.get("frozen"))
+    """Whether a network of this description has a part that never changes and gives one vector a frame: a frame
+    network with `frozen: true`, not cut short (`stages`), whose maps would take more room than the frames."""
+    return spec.model == "frame" and bool(spec.options.get("frozen")) and spec.options.get("stages") is None
 
 
 def is_probe(spec: NetworkSpec) -> bool:

@@ -30,7 +30,8 @@ class Parts:
     """What a family of networks hands over, from which a VideoNetwork is put together.
 
     body: float (B,c,T,H,W) -> logits (B,C). head: path of the classifier in the body, None where unknown.
-    library: the name under which the library knows weights, library_root: the module of the body they belong to.
+    library: the name under which the library knows weights, library_root: the module of the body they belong to,
+    library_without: tensors of the library's network that this one was cut short of.
     trial_shape: (T,H,W) of the body's input in trial forwards. shapes_only: run them on tensors without data, for
     networks that take large inputs only. batch: least and most clips (None: any number) of one forward.
     """
@@ -44,6 +45,7 @@ class Parts:
     head: str | None
     library: str | None = None
     library_root: str = ""
+    library_without: frozenset[str] = frozenset()
     trial_shape: tuple[int, int, int] = (8, 64, 64)
     shapes_only: bool = False
     batch: tuple[int, int | None] = (1, None)
@@ -65,6 +67,7 @@ class VideoNetwork(nn.Module):
         self.classes, self.num_classes = parts.classes, parts.num_classes
         self.taps, self.transform = parts.taps, parts.transform
         self.head_path, self.library, self.library_root = parts.head, parts.library, parts.library_root
+        self.library_without = parts.library_without
         self.frozen_norm = bool(parts.options.get("frozen_norm"))
         self._trial_shape, self._shapes_only = parts.trial_shape, parts.shapes_only
         self.batch = parts.batch

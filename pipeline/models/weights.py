@@ -119,6 +119,7 @@ def _placed(network: VideoNetwork, state: Mapping[str, Tensor], own: Mapping[str
         return {f"body.{name}": value for name, value in state.items()}
     # A backbone's weights: the library's classifier has no place here, and the temporal head is our own.
     root = f"body.{network.library_root}."
+    state = {name: value for name, value in state.items() if name not in network.library_without}
     kept = {root + name: value for name, value in state.items() if root + name in own or not _of_classifier(name)}
     return {**kept, **{name: own[name] for name in _head_names(network, own)}}
 
