@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 demo: install  ## What a teacher buys where labels are few: simulated videos, three seeds, through Ray
-	@echo "The demo writes simulated H.264 videos and everything it makes to ./workspace (about 1 GB); about 12 minutes on two slow cores"
+	@echo "The demo writes simulated H.264 videos and everything it makes to ./workspace (about 1 GB); about a quarter of an hour on two slow cores"
 	said=$$($(BIN)/stagedkd fit-teacher jobs/recipes/demo_teacher.yaml) && \
 	$(BIN)/stagedkd run jobs/recipes/demo.yaml --set "teacher.weights=$$(echo "$$said" | tail -n 1)"
 

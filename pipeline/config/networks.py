@@ -103,6 +103,18 @@ class Teacher(GivenTeacher):
     seed: int = 0
 
 
+class Augment(Section):
+    """Photometric changes of the clips that students see, each 0 (off) to below 1: `brightness`, `contrast`, `noise`.
+
+    Stored targets are of one view's pixels, so only the light may change, and only as far as the teacher would say the
+    same.
+    """
+
+    brightness: float = Field(0.0, ge=0, lt=1)
+    contrast: float = Field(0.0, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0, lt=1)
+
+
 class Train(Section):
     """How assistants, student and controls are trained. `batch_size` is global, whatever the number of workers.
 
@@ -122,6 +134,7 @@ class Train(Section):
         None, gt=0, lt=1, description="share of each batch drawn from the labelled clips; null: clips as they come"
     )
     optimiser: Optimiser = Optimiser(lr=4e-2)
+    augment: Augment = Augment()
     select: Literal["auto", "last", "best"] = "auto"
     validate_every: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)

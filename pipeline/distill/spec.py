@@ -98,6 +98,24 @@ class Objective(Json):
 
 
 @dataclass(frozen=True)
+class Augment(Json):
+    """Largest photometric change of each kind, 0 is off: `brightness` and `noise` (s.d.) as shares of the full range,
+    `contrast` as a share of the distance from the clip's mean."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "noise"):
+            require(0 <= getattr(self, name) < 1, f"train.augment.{name}", getattr(self, name), "a share in [0, 1)")
+
+    @property
+    def active(self) -> bool:
+        return bool(self.brightness or self.contrast or self.noise)
+
+
+@dataclass(frozen=True)
 class Job(Json):
     """One network to train. `batch_size` is global, whatever the number of ranks; `init` points to its first weights.
 
@@ -109,6 +127,7 @@ class Job(Json):
     `labelled_share` of each batch is drawn from the labelled clips (None: as they come). `source_weights`: what each
     source's KL counts, all of them at every step (None: as `wiring` says).
 
+    `augment` changes the light of the clips that the network sees, and nothing that their targets are of.
     `batch_field` is what a recipe calls its batch size, for messages.
 
     `checkpoint_every` and `log_every` count steps and change no value. `threads` (per process), `device` ("cpu",
@@ -141,6 +160,7 @@ class Job(Json):
     device: str = "cpu"
     dtype: str = "float32"
     batch_field: str = "train.batch_size"
+    augment: Augment = Augment()
 
     def __post_init__(self) -> None:
         known("schedule", self.schedule, SCHEDULES)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.artifacts.identity import integer
 from pipeline.distill import distributed
+from pipeline.distill.augment import photometric, positions
 from pipeline.distill.cascade import kept_sources
 from pipeline.distill.memory import Batch, Logits, TopKRows, TrainingData, labelled_rows
 from pipeline.distill.objective import DistillationLoss, Loss, TensorBatch
@@ -48,6 +49,8 @@ class Training:
         self._drawn = None
         if job.labelled_share is not None:
             self._drawn = labelled_rows(job.labelled_share, job.batch_size) // world
+        drawn = None if self._drawn is None else self._drawn * world
+        self._positions = positions(job.batch_size, drawn, rank, world)
         self._learnable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.selection = _selection(job, data)
         self._average = None
@@ -77,7 +80,12 @@ class Training:
         """One optimiser step on this rank's part of a global batch. JobError where a term is not finite."""
         job, step = self.job, self.step
         self._seed_step()
-        loss = self._forward(_on_device(batch, self.device, self._drawn), phase)
+        seen = _on_device(batch, self.device, self._drawn)
+        if job.augment.active:
+            seen = seen._replace(
+                frames=photometric(seen.frames, job.augment, self._positions, seed=job.seed, step=step)
+            )
+        loss = self._forward(seen, phase)
         self._check_finite(loss)
         self.optimiser.zero_grad(set_to_none=True)
         loss.total.backward()

@@ -21,7 +21,7 @@ from pipeline.config.networks import Optimiser as OptimiserSection
 from pipeline.config.recipe import Recipe
 from pipeline.distill.cascade import plan_assistants, sources_of
 from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec
-from pipeline.distill.spec import Job, Objective
+from pipeline.distill.spec import Augment, Job, Objective
 from pipeline.errors import ConfigError
 from pipeline.flow.build import fitting_batch, network_fields, network_spec, objective, optimiser, train_device
 from pipeline.flow.context import Context
@@ -280,6 +280,8 @@ class CascadePlanner:
             fields |= {"schedule": recipe.distill.schedule, "share": recipe.distill.share}
         if sources and train.labelled_share is not None:
             fields["labelled_share"] = train.labelled_share
+        if identity_fields(train.augment):
+            fields["augment"] = identity_fields(train.augment)
         if self._validation is not None:
             fields["select"] = [validate_every(recipe, arm.steps), train.patience]
         chosen = ("ema", "recalibrate_norm")
@@ -318,6 +320,7 @@ class CascadePlanner:
             source_dropout=recipe.cascade.source_dropout,
             source_weights=weights,
             labelled_share=train.labelled_share if taught else None,
+            augment=Augment(**train.augment.model_dump()),
             select="last" if self._validation is None else "best",
             validate_every=validate_every(recipe, arm.steps),
             patience=train.patience,

@@ -9,6 +9,7 @@ from pipeline.artifacts.dataset import open_dataset
 from pipeline.artifacts.identity import digest
 from pipeline.artifacts.schemas import column
 from pipeline.config.base import identity_fields
+from pipeline.config.recipe import Recipe
 from pipeline.flow.build import (
     fitting_batch,
     manifest_name,
@@ -153,7 +154,6 @@ def fold_tasks(
     """One task per fold: train without it, label it and the validation videos of `check` (which lie in `judged_on`),
     both in training views."""
     from pipeline.distill.data import DataSpec
-    from pipeline.distill.spec import Job, Objective
     from pipeline.flow.fold import FoldTask
 
     recipe = context.recipe
@@ -173,21 +173,7 @@ def fold_tasks(
             batch = fitting_batch(recipe, batch, labelled, f"fold-{fold}")
         known = {**fields, "batch_size": batch, "seed": recipe.labels.seed}
         step = Step("fold", "models", FOLD_VERSION, known, read)
-        job = Job(
-            name=f"fold-{fold}",
-            key=step.key,
-            network=spec,
-            steps=int(fields["steps"]),
-            objective=Objective(method="supervised"),
-            optimiser=optimiser(recipe.teacher.optimiser),
-            batch_size=batch,
-            seed=recipe.labels.seed,
-            checkpoint_every=recipe.train.checkpoint_every,
-            log_every=recipe.train.log_every,
-            threads=recipe.train.threads,
-            device=train_device(recipe.train),
-            batch_field="teacher.batch_size (of the fold models; labels.folds decides what is left to each)",
-        )
+        job = _fold_job(recipe, spec, step, int(fields["steps"]), fold, batch)
         data = DataSpec(
             str(inputs.folder),
             len(videos.classes),
@@ -212,6 +198,27 @@ def fold_tasks(
             )
         )
     return tasks
+
+
+def _fold_job(recipe: Recipe, spec: Any, step: Step, steps: int, fold: int, batch: int) -> Any:
+    """Cross-entropy on the other folds' labelled videos, with the teacher's optimiser."""
+    from pipeline.distill.spec import Job, Objective
+
+    return Job(
+        name=f"fold-{fold}",
+        key=step.key,
+        network=spec,
+        steps=steps,
+        objective=Objective(method="supervised"),
+        optimiser=optimiser(recipe.teacher.optimiser),
+        batch_size=batch,
+        seed=recipe.labels.seed,
+        checkpoint_every=recipe.train.checkpoint_every,
+        log_every=recipe.train.log_every,
+        threads=recipe.train.threads,
+        device=train_device(recipe.train),
+        batch_field="teacher.batch_size (of the fold models; labels.folds decides what is left to each)",
+    )
 
 
 def run_folds(context: Context, tasks: "list[FoldTask]", timing: Timing) -> None:

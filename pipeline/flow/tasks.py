@@ -4,7 +4,6 @@ A task is plain JSON. `execute` skips what its marker says is done, so a list of
 again. All ranks of a worker group call it with the same list.
 """
 
-import dataclasses
 import json
 import logging
 import sys
@@ -25,17 +24,16 @@ from pipeline.artifacts.files import make_folder, read_if_present, remove, repla
 from pipeline.artifacts.places import is_remote, place
 from pipeline.artifacts.schemas import column, features_schema, tensor_array
 from pipeline.artifacts.snapshot import load as load_snapshot
-from pipeline.distill.data import DataSpec, load, load_rows
+from pipeline.distill.data import DataSpec, load
 from pipeline.distill.loop import train
 from pipeline.distill.phases import plan_phases
 from pipeline.distill.plain import Json
 from pipeline.distill.spec import Job
 from pipeline.distill.state import FolderCheckpoints
-from pipeline.distill.training import process_settings
 from pipeline.errors import JobError
+from pipeline.flow.heads import fit_head, in_words
 from pipeline.flow.step import TABLE, content, finish, is_done, staged
-from pipeline.models.frozen import FrozenPart, is_probe
-from pipeline.models.probe import fit_probe, head_of
+from pipeline.models.frozen import FrozenPart, fits_on_features
 from pipeline.models.registry import build_network
 from pipeline.models.spec import NetworkSpec
 from pipeline.models.weights import load_network, save_network
@@ -206,9 +204,9 @@ def run_training(task: TrainTask, host: Host) -> None:
     if is_done(folder):
         return
     make_folder(folder)
-    if is_probe(task.job.network):
+    if fits_on_features(task.job.network):
         if host.rank == 0:
-            _fit_probe(folder, task)
+            _fit_head(folder, task)
             host.tracker.finish(task.run_id)
         return
     reporter = _Reporter(host, task)
@@ -224,19 +222,13 @@ def run_training(task: TrainTask, host: Host) -> None:
         host.tracker.finish(task.run_id)
 
 
-def _fit_probe(folder: Path, task: TrainTask) -> None:
-    """Logistic regression instead of steps; its cross-validation stands in metrics.json, under head_choice."""
-    with process_settings(task.job):
-        network = build_network(task.job.network, task.job.seed)
-        if task.job.init is None and task.job.network.weights is None:
-            LOG.warning("%s: the frozen backbone has random weights: set teacher.weights", task.job.name)
-        rows = load_rows(task.data)
-        group = dict(task.groups)
-        groups = [group.get(video, video) for video in rows.videos]
-        choice = fit_probe(head_of(network), rows.values, rows.video, rows.q, rows.weight, groups)
-    said = f"{task.job.name}: probe on {choice.blocks} features, strength {choice.strength:g} ({choice.reason})"
-    say(said)
-    _write_model(folder, task, network.eval(), {"head_choice": dataclasses.asdict(choice)}, [])
+def _fit_head(folder: Path, task: TrainTask) -> None:
+    """Logistic regression, or what cross-validation prefers; metrics.json has it as head_choice."""
+    if task.job.network.weights is None:
+        LOG.warning("%s: the frozen backbone has random weights: set weights", task.job.name)
+    network, choice = fit_head(task.job, task.data, dict(task.groups))
+    say(f"{task.job.name}: {in_words(choice)}")
+    _write_model(folder, task, network, {"head_choice": choice}, [])
 
 
 def _write_model(

@@ -75,8 +75,8 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Ste
 
 
 def fits_without_steps(section: Network) -> bool:
-    """Whether the network's head is fitted by regression (`head: probe`)."""
-    return section.model == "frame" and section.options.get("head") == "probe"
+    """Whether the network's head is fitted on stored features in seconds (`head: probe` or `auto`)."""
+    return section.model == "frame" and section.options.get("head") in ("probe", "auto")
 
 
 def groups_of(videos: Videos) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,7 @@
 """Frame networks: a 2D backbone on every frame, and a temporal head on what it gives.
 
 `probe`: a linear layer on standardised statistics of what a frozen backbone gives, per stage; it is fitted as
-multinomial logistic regression (`models.probe`), not by gradient steps.
+multinomial logistic regression (`models.probe`), not by gradient steps. `auto`: what its fit chooses of these.
 `mean`: logits averaged over frames (TSN, Wang 2016). `shift`: the same, with channels shifted in time inside the
 residual blocks (TSM, Lin 2019). `ordered`: the frames' features in their order, concatenated, then one linear layer.
 Shapes: B clips, T frames, D features of a frame (the embedding), D_s those of stage s, ΣD all of them in their order,
@@ -161,6 +161,8 @@ def build(spec: NetworkSpec, num_classes: int, common: Mapping[str, Any]) -> Par
     if spec.options.get("stages") is not None:
         return _build_cut(spec, num_classes, common)
     options = read_options(spec.options, {**common, **DEFAULTS}, spec.model)
+    if options["head"] == "auto":  # until its fit has chosen
+        options = {**options, "head": "probe"}
     _check(options)
     found = make_backbone(options["backbone"])
     transform = _transform(spec, found)

@@ -17,9 +17,9 @@ def has_frozen_part(spec: NetworkSpec) -> bool:
     return spec.model == "frame" and bool(spec.options.get("frozen")) and spec.options.get("stages") is None
 
 
-def is_probe(spec: NetworkSpec) -> bool:
-    """Whether its head is fitted without steps."""
-    return spec.model == "frame" and spec.options.get("head") == "probe"
+def fits_on_features(spec: NetworkSpec) -> bool:
+    """Whether its head is fitted on all stored features at once, not by the training loop."""
+    return spec.model == "frame" and spec.options.get("head") in ("probe", "auto")
 
 
 class FrozenPart:

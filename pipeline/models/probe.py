@@ -95,6 +95,12 @@ def choose(
     return Choice(best.blocks, best.strength, reason, tuple(trials))
 
 
+def left_out(q: np.ndarray, weight: np.ndarray, groups: Sequence[str]) -> list[np.ndarray]:
+    """Positions of the videos that each fold of the cross-validation leaves out; where it is possible (`choose`)."""
+    names = np.unique(np.asarray(groups), return_inverse=True)[1]
+    return _folds(q.argmax(1), names, np.flatnonzero(weight > 0))
+
+
 def _described(head: ProbeHead, features: np.ndarray) -> np.ndarray:
     parts = [
         describe(torch.from_numpy(features[start : start + 256].astype(np.float32)), head.embedding).numpy()
@@ -162,12 +168,16 @@ def _trial(
         loss += (-np.log(np.maximum(mean[np.arange(len(held)), truth], 1e-12))).tolist()
         owner += groups[held].tolist()
     return Trial(
-        blocks, strength, float(np.mean(right)), _error(np.array(right, float), np.array(owner)), float(np.mean(loss))
+        blocks,
+        strength,
+        float(np.mean(right)),
+        group_error(np.array(right, float), np.array(owner)),
+        float(np.mean(loss)),
     )
 
 
-def _error(values: np.ndarray, groups: np.ndarray) -> float:
-    """Cluster-robust standard error of the mean."""
+def group_error(values: np.ndarray, groups: np.ndarray) -> float:
+    """Cluster-robust standard error of the mean of values (n,) over groups (n,)."""
     number = np.unique(groups, return_inverse=True)[1]
     sums = np.bincount(number, weights=values - values.mean())
     return float(np.sqrt(len(sums) / max(1, len(sums) - 1) * (sums**2).sum()) / len(values))

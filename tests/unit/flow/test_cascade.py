@@ -179,6 +179,7 @@ def test_further_teachers_and_dense_wiring_are_refused_together() -> None:
     [
         "distill.lambda_ce=0.5",
         "train.labelled_share=0.25",
+        "train.augment.noise=0.02",
         "train.seed=1",
         "train.optimiser.lr=0.01",
         "distill.temperature=4",
