@@ -85,7 +85,8 @@ class Teacher(GivenTeacher):
     """The large network. `fit: false` takes `weights` as they are.
 
     `accept_weak: true` distils a teacher that is not better than the majority class on the validation videos; without
-    it a run ends there.
+    it a run ends there. `select`: as for students, where the teacher is fitted by steps; its accuracy on validation is
+    then a selected one.
 
     `saw_labels` declares whether its weights were ever fitted on this manifest's labels (null: what their model.json
     says, else true for a file and false for a library's weights by name): where they were, their own
@@ -96,6 +97,7 @@ class Teacher(GivenTeacher):
     fit: bool = True
     saw_labels: bool | None = None
     accept_weak: bool = runtime(False)
+    select: Literal["auto", "last", "best"] = "last"
     steps: int = Field(500, ge=1)
     batch_size: int = Field(32, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)

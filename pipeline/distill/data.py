@@ -51,12 +51,13 @@ class SourceSpec(Json):
 @dataclass(frozen=True)
 class ValidationSpec(Json):
     """Videos that select a training's best step: frames and pinned snapshot of the evaluation views, pairs (video_id,
-    class from 0), and at most how many views of each are read, evenly spread."""
+    class from 0), and at most how many views of each are read, evenly spread. `column` as of a DataSpec."""
 
     frames: str
     snapshot: str
     given: tuple[tuple[str, int], ...]
     views: int
+    column: str = "frames"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def load_validation(spec: ValidationSpec) -> Validation:
         names = _columns(artefact, shard, ["video_id"])[0].tolist()
         rows = [row for name in dict.fromkeys(names) if name in wanted for row in _spread(names, name, spec.views)]
         if rows:
-            frames.append(column(artefact.shard(shard, ["frames"]), "frames")[rows])
+            frames.append(column(artefact.shard(shard, [spec.column]), spec.column)[rows])
             videos += [names[row] for row in rows]
     if not videos:
         raise InputError(f"{spec.frames} holds no view of the {len(wanted)} validation videos: run precompute")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.identity import digest, integer
 from pipeline.artifacts.layout import write_about
 from pipeline.config.base import identity_fields
 from pipeline.config.method import KDControl
@@ -20,7 +19,7 @@ from pipeline.config.networks import Network
 from pipeline.config.networks import Optimiser as OptimiserSection
 from pipeline.config.recipe import Recipe
 from pipeline.distill.cascade import plan_assistants, sources_of
-from pipeline.distill.data import DataSpec, SourceSpec, ValidationSpec
+from pipeline.distill.data import DataSpec, SourceSpec
 from pipeline.distill.spec import Augment, Job, Objective
 from pipeline.errors import ConfigError
 from pipeline.flow.build import fitting_batch, network_fields, network_spec, objective, optimiser, train_device
@@ -31,12 +30,11 @@ from pipeline.flow.step import Step, content, describe, is_done
 from pipeline.flow.targets import Targets, network_targets
 from pipeline.flow.tasks import LabelTask, StatisticsTask, Task, TrainTask
 from pipeline.flow.teacher import Model, extras
+from pipeline.flow.validated import every, looked_at, validation_spec
 from pipeline.flow.videos import Videos, Views
 from pipeline.models.spec import NetworkSpec
 
 VERSION = 2  # labels are not divided by their mean weight
-LEAST_VALIDATION = 30  # fewer videos would select noise
-MOST_VALIDATION, MOST_VIEWS = 512, 1536  # that are held in memory beside the training data
 ALONE, ALONE_DOUBLE = "cross-entropy", "cross-entropy, 2× steps"
 
 
@@ -102,7 +100,7 @@ class CascadePlanner:
     def __init__(self, context: Context, videos: Videos, views: Views, labels: Path, teachers: Teachers) -> None:
         self.context, self.videos, self.views, self.labels = context, videos, views, labels
         self.teachers = teachers
-        self._validation = validation_spec(context.recipe, videos, views)
+        self._validation = validation_spec(context.recipe.train.select, videos, views)
         self._tasks: list[Task] = []
         self._replicate = 0
 
@@ -283,7 +281,7 @@ class CascadePlanner:
         if identity_fields(train.augment):
             fields["augment"] = identity_fields(train.augment)
         if self._validation is not None:
-            fields["select"] = [validate_every(recipe, arm.steps), train.patience]
+            fields["select"] = [every(train.validate_every, arm.steps), train.patience]
         chosen = ("ema", "recalibrate_norm")
         fields |= {name: value for name, value in identity_fields(train).items() if name in chosen}
         if weights is not None:
@@ -296,8 +294,7 @@ class CascadePlanner:
             "sources": [[source.targets.identity, list(source.targets.class_index or ())] for source in sources],
         }
         if self._validation is not None:
-            given = [list(pair) for pair in self._validation.given]
-            inputs["validation"] = [self._validation.snapshot, digest(given), self._validation.views]
+            inputs["validation"] = looked_at(self._validation)
         return Step("distill", "models", VERSION, fields, inputs, {"name": arm.name, "manifest": self.videos.key})
 
     def _job(
@@ -322,7 +319,7 @@ class CascadePlanner:
             labelled_share=train.labelled_share if taught else None,
             augment=Augment(**train.augment.model_dump()),
             select="last" if self._validation is None else "best",
-            validate_every=validate_every(recipe, arm.steps),
+            validate_every=every(train.validate_every, arm.steps),
             patience=train.patience,
             ema=train.ema,
             recalibrate_norm=train.recalibrate_norm,
@@ -332,33 +329,6 @@ class CascadePlanner:
             device=train_device(train),
             dtype=train.dtype,
         )
-
-
-def validation_spec(recipe: Recipe, videos: Videos, views: Views) -> ValidationSpec | None:
-    """What selects the best step: at most 512 labelled validation videos, None where the last step is the result.
-
-    ConfigError where `train.select: best` has none to judge by.
-    """
-    wanted = recipe.train.select
-    labelled = sum(int(videos.labels[row]) >= 0 for row in videos.of("val"))
-    if wanted == "last" or (wanted == "auto" and labelled < LEAST_VALIDATION):
-        return None
-    rows = [row for row in decodable(videos, views, "val") if videos.labels[row] >= 0] if labelled else []
-    if not rows:
-        raise ConfigError(
-            f"train.select is best, and {videos.root} has no labelled validation video to judge by: set "
-            "train.select: last, or manifest.split.val above 0"
-        )
-    if wanted == "auto" and len(rows) < LEAST_VALIDATION:
-        return None
-    rows = sorted(rows, key=lambda row: integer("validation", videos.ids[row]))[:MOST_VALIDATION]
-    given = tuple(sorted((videos.ids[row], int(videos.labels[row])) for row in rows))
-    return ValidationSpec(str(views.folders["eval"]), views.digest("eval"), given, max(1, MOST_VIEWS // len(given)))
-
-
-def validate_every(recipe: Recipe, steps: int) -> int:
-    """Steps between two looks at validation: as the recipe says, else a twentieth of all, 10 at least."""
-    return recipe.train.validate_every or max(10, steps // 20)
 
 
 def alone_name(multiple: float) -> str:

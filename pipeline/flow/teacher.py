@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.identity import digest
 from pipeline.config.base import identity_fields
@@ -27,6 +27,9 @@ from pipeline.flow.host import run_here, run_tasks
 from pipeline.flow.seen import of_weights, passed_on, teacher_saw_labels
 from pipeline.flow.step import Made, Step, Timing, content, ensure, files_of, is_done
 from pipeline.flow.videos import Videos, Views
+
+if TYPE_CHECKING:
+    from pipeline.distill.data import DataSpec, ValidationSpec
 
 LOG = logging.getLogger(__name__)
 GIVEN_VERSION = 1
@@ -64,9 +67,14 @@ def _fit(context: Context, videos: Videos, views: Views, labels: Path, step: Ste
     fitted_on = (views.folders["train"], views.digest("train"))
     inputs = fit_inputs(context, section, videos.classes, *fitted_on, timing)
     data = DataSpec(str(inputs.folder), len(videos.classes), inputs.snapshot, labels=str(labels), column=inputs.column)
+    judged = _validation(context.recipe, videos, views)
+    if judged is not None:
+        held = fit_inputs(context, section, videos.classes, views.folders["eval"], judged.snapshot, timing)
+        judged = replace(judged, frames=str(held.folder), snapshot=held.snapshot, column=held.column)
+        data = replace(data, validation=judged)
     run_id = context.track().start_run("teacher", parent=context.parent_run)
     known = extras(context, of_weights(section.weights))
-    task = TrainTask(_job(context, videos, step), data, str(folder), known, run_id, groups_of(videos))
+    task = TrainTask(_job(context, videos, step, data), data, str(folder), known, run_id, groups_of(videos))
     _about(step, folder)
     if fits_without_steps(section):  # seconds: less than a worker group takes to start
         run_here(context, task, timing)
@@ -89,9 +97,28 @@ def fit_step(context: Context, videos: Videos, views: Views, labels_key: str) ->
     inputs: dict[str, Any] = {"labels": labels_key, "train": views.digest("train")}
     if fits_without_steps(context.recipe.teacher):
         inputs["groups"] = digest([list(pair) for pair in groups_of(videos)])
+    judged = _validation(context.recipe, videos, views)
+    if judged is not None:
+        from pipeline.flow.validated import every, looked_at
+
+        inputs["validation"] = [every(None, context.recipe.teacher.steps), *looked_at(judged)]
     about = {"manifest": videos.key, "name": OWN}
     fields = fit_fields(context.recipe) | {"batch_size": teacher_batch(context.recipe, videos)}
     return Step("fit-teacher", "models", FIT_VERSION, fields, inputs, about)
+
+
+def _validation(recipe: Recipe, videos: Videos, views: Views) -> "ValidationSpec | None":
+    """What selects the teacher's best step. ConfigError where it has no steps, or there is nothing to judge by."""
+    section = recipe.teacher
+    if section.select == "last":
+        return None
+    if fits_without_steps(section):
+        if section.select == "auto":
+            return None
+        raise ConfigError("teacher.select is best, but its head is fitted without steps: set teacher.select: last")
+    from pipeline.flow.validated import validation_spec
+
+    return validation_spec(section.select, videos, views, "teacher.select")
 
 
 def teacher_batch(recipe: Recipe, videos: Videos) -> int:
@@ -119,8 +146,9 @@ def fit_fields(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _job(context: Context, videos: Videos, step: Step) -> Any:
+def _job(context: Context, videos: Videos, step: Step, data: "DataSpec") -> Any:
     from pipeline.distill.spec import Job, Objective
+    from pipeline.flow.validated import every
 
     section, train = context.recipe.teacher, context.recipe.train
     return Job(
@@ -132,6 +160,8 @@ def _job(context: Context, videos: Videos, step: Step) -> Any:
         optimiser=optimiser(section.optimiser),
         batch_size=teacher_batch(context.recipe, videos),
         seed=section.seed,
+        select="last" if data.validation is None else "best",
+        validate_every=every(None, section.steps),
         checkpoint_every=train.checkpoint_every,
         log_every=train.log_every,
         threads=train.threads,

@@ -11,7 +11,7 @@ from pipeline.artifacts.snapshot import Snapshot
 from pipeline.config.load import build_recipe
 from pipeline.distill.spec import Job
 from pipeline.errors import ConfigError
-from pipeline.flow import cascade
+from pipeline.flow import cascade, validated
 from pipeline.flow.cascade import CascadePlan, CascadePlanner, Teachers, Trained, kd_names
 from pipeline.flow.context import Context
 from pipeline.flow.step import finish
@@ -207,7 +207,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, *sets: s
     given = Videos(
         Path("videos"), "key", tuple(f"class{n}" for n in range(5)), names, (), labels, labels, splits, (), (), ()
     )
-    monkeypatch.setattr(cascade, "decodable", lambda videos, views, split: videos.of(split))
+    monkeypatch.setattr(validated, "decodable", lambda videos, views, split: videos.of(split))
     monkeypatch.setitem(globals(), "videos", lambda classes: given)
     return {task.job.name: task for task in plan(tmp_path, *sets).tasks if isinstance(task, TrainTask)}
 
