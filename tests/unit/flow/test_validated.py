@@ -1,4 +1,4 @@
-"""Selection of a fitted teacher's best step: asked for, in its key, on stored features too, and refused without steps."""
+"""Selection of a fitted teacher's best step: where asked for, in its key, on stored features too."""
 
 import json
 from pathlib import Path
