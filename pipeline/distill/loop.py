@@ -81,6 +81,7 @@ def train(
         resumed_at = training.step
         metrics = _run(training, data, reporter, checkpoints, metrics)
         metrics |= training.settle(data)
+        training.check_weights()  # statistics taken anew overflow before weights do
     metrics |= {"seconds": time.monotonic() - began, "resumed_at": float(resumed_at)}
     return Trained(training.network.eval(), metrics, training.step)
 

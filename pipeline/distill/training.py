@@ -124,13 +124,15 @@ class Training:
         return self.selection is not None and self.selection.exhausted(self.job.patience)
 
     def validate(self, data: TrainingData) -> dict[str, float]:
-        """Judge the network on validation, keep it if it is the best; training goes on as if nothing had been."""
+        """Judge the network on validation, keep it if it is the best; training goes on as if nothing had been. JobError
+        where its logits there are not finite."""
         assert self.selection is not None
         assert data.validation is not None
         network = self._result
         with statistics_kept(network):
             found = judge(self.job, network, data, data.validation)
             top1, nll = distributed.first_ranks(list(found), self.world, self.device)
+            self._check_judged(nll)
             self.selection.offer(self.step, top1, nll, network.state_dict())
         return {"val_top1": top1, "val_nll": nll}
 
@@ -183,8 +185,16 @@ class Training:
                 if value.is_floating_point() and not bool(value.isfinite().all()):
                     raise JobError(
                         f"job {self.job.name!r}: {name} is not finite after step {self.step} of {self.job.steps}, and "
-                        "nothing of it is saved; lower optimiser.lr, or set optimiser.clip_norm"
+                        "the network is not saved; lower optimiser.lr, or set optimiser.clip_norm"
                     )
+
+    def _check_judged(self, nll: float) -> None:
+        """By its top-1 a network that says nothing, and so always names the first class, might be the best."""
+        if not math.isfinite(nll):
+            raise JobError(
+                f"job {self.job.name!r}: the logits of validation are not finite after step {self.step} of "
+                f"{self.job.steps}; lower optimiser.lr, or set optimiser.clip_norm"
+            )
 
     def _forward(self, batch: TensorBatch, phase: Phase) -> Loss:
         job = self.job

@@ -12,7 +12,7 @@ from pipeline.distill.memory import MemoryData
 from pipeline.distill.selection import NORM_BATCHES, Selection, judge, recalibrate
 from pipeline.distill.spec import Job
 from pipeline.distill.state import FolderCheckpoints, MemoryCheckpoints, unpack
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, JobError
 from pipeline.models.registry import build_network
 from tests.unit.distill.toys import (
     Recorder,
@@ -136,6 +136,21 @@ def test_the_last_step_keeps_its_running_statistics_unless_it_is_asked_for_new_o
     assert not equal_weights(lagging, anew)
     recalibrate(batch_norm_job(), lagging, judged_data())
     assert equal_weights(lagging, anew)
+
+
+@pytest.mark.parametrize("how", [{"select": "best"}, {"ema": 0.5}, {"recalibrate_norm": True}])
+def test_statistics_that_overflow_when_they_are_taken_anew_are_not_saved(how: dict[str, Any]) -> None:
+    exploding = batch_norm_job(steps=1, lr=1e10, method="supervised", validate_every=1, **{"select": "last", **how})
+    with pytest.raises(JobError, match=r"job 'toy': body\.\S+\.running_\w+ is not finite after step 1 of 1"):
+        train(exploding, judged_data())
+
+
+def test_a_network_whose_validation_logits_are_no_numbers_is_not_the_best() -> None:
+    store = MemoryCheckpoints()
+    exploding = batch_norm_job(steps=1, lr=1e20, method="supervised", validate_every=1)
+    with pytest.raises(JobError, match=r"job 'toy': the logits of validation are not finite after step 1 of 1"):
+        train(exploding, judged_data(), checkpoints=store)
+    assert store.latest() is None
 
 
 def test_an_untrained_head_is_not_judged() -> None:

@@ -75,9 +75,33 @@ def test_under_six_groups_videos_stand_for_them_and_it_says_so() -> None:
     groups = np.repeat(np.arange(4), 10).astype(str)
     found = looked(labels, labels.copy(), groups)
     assert not found["weak"]
-    assert found["fallback"] == "4 groups are fewer than the 6 of an interval: videos are taken as independent"
+    assert found["fallback"] == (
+        "4 groups are fewer than the 6 of an interval: videos are taken as independent, and more than half of the way "
+        "from the majority class to no mistake is asked for"
+    )
     assert found["fallback"] in verdict(found)
     assert looked(labels, np.zeros(40, np.int64), groups)["weak"]
+
+
+@pytest.mark.parametrize(("gained", "weak"), [(8, True), (10, True), (11, False)])
+def test_under_six_groups_a_lead_has_to_be_clear(gained: int, weak: bool) -> None:
+    """Of 20 videos that the majority class has wrong; an interval over videos would let all three pass."""
+    labels = np.array([0] * 20 + [1] * 20)
+    teacher = np.where(np.arange(40) < 20 + gained, labels, 0)
+    found = looked(labels, teacher, (np.arange(40) % 4).astype(str))
+    assert found["leads"][MAJORITY]["low"] > 0
+    assert found["weak"] is weak
+    assert not looked(labels, teacher)["weak"], "independent videos need no margin"
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_lots_drawn_per_scene_seldom_pass(count: int) -> None:
+    """The hardest case: a scene has one class, and a teacher that knows nothing says one thing of all its videos."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(count), 40)
+    drawn = rng.integers(0, 2, (400, count))
+    passed = [not looked(groups % 2, one[groups], groups.astype(str))["weak"] for one in drawn]
+    assert np.mean(passed) == pytest.approx(0.5**count, abs=0.04), "those that are right in every scene"
 
 
 def test_two_classes_and_five_videos_cannot_tell_even_a_perfect_teacher() -> None:
